@@ -1,0 +1,111 @@
+"""How a code is made (`Coding`) and what it is (`Codes`)."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+from itda.errors import OptionError, ShapeError
+
+Method = Literal["mp", "omp"]
+
+
+def default_steps(width: int) -> int:
+    """Pursuit steps where none are asked for: max(4, min(40, D / 16))."""
+    return max(4, min(40, width // 16))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """How a code is made: saved with a dictionary and used by `encode` unless another is given."""
+
+    steps: int
+    """Pursuit steps K, the most atoms a code can use; at least 1."""
+    method: Method = "mp"
+    """`mp`, matching pursuit (an atom may be chosen again), or `omp`, orthogonal matching pursuit."""
+    refit: bool = False
+    """Replace the coefficients by the least-squares ones on the chosen atoms. `omp` has them already."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
+            raise OptionError(f"steps must be a whole number of at least 1. Got {self.steps!r} instead.")
+        if self.method not in get_args(Method):
+            raise OptionError(f"method must be one of {', '.join(get_args(Method))}. Got {self.method!r} instead.")
+        if not isinstance(self.refit, bool):
+            raise OptionError(f"refit must be True or False. Got {self.refit!r} instead.")
+
+    def with_options(self, **changes: Any) -> Self:
+        """The same coding with some fields changed; `None` leaves a field as it is."""
+        return replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for files and reports."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        return cls(**fields)
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """Sparse codes of N activations, at most K atoms each.
+
+    A code lists each atom once, in the order of first choice, with its summed coefficient. Unused
+    places come last and hold atom -1 and coefficient 0.
+    """
+
+    atoms: Tensor
+    """int32 (N, K): atom index or -1."""
+    coefficients: Tensor
+    """float32 (N, K), in the units of the centred activations."""
+    unexplained: Tensor
+    """float32 (N,): ||x - x^||^2 / ||x - m||^2, m the mean that was taken off; 0 for a row equal to m."""
+
+    def __post_init__(self) -> None:
+        if self.atoms.shape != self.coefficients.shape or self.atoms.ndim != 2:
+            raise ShapeError(
+                "Codes need atoms and coefficients of one shape (N, K). Got "
+                f"{tuple(self.atoms.shape)} and {tuple(self.coefficients.shape)} instead."
+            )
+        if self.unexplained.shape != self.atoms.shape[:1]:
+            raise ShapeError(
+                f"Codes of {len(self.atoms)} rows need unexplained of shape ({len(self.atoms)},). "
+                f"Got {tuple(self.unexplained.shape)} instead."
+            )
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Codes":
+        return Codes(self.atoms[rows], self.coefficients[rows], self.unexplained[rows])
+
+    @property
+    def l0(self) -> Tensor:
+        """Distinct atoms in each code, int64 (N,)."""
+        return (self.atoms >= 0).sum(1)
+
+    def usage(self, size: int) -> Tensor:
+        """How many codes use each of `size` atoms, int64 (A,)."""
+        return torch.bincount(self.atoms[self.atoms >= 0].long(), minlength=size)
+
+    def to_dense(self, size: int) -> Tensor:
+        """The codes as a float32 matrix (N, A); for small cases only."""
+        dense = torch.zeros(len(self), size + 1, dtype=self.coefficients.dtype, device=self.atoms.device)
+        place = torch.where(self.atoms >= 0, self.atoms, size).long()
+        return dense.scatter_add_(1, place, self.coefficients)[:, :size]
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["Codes"]) -> "Codes":
+        """The codes of all parts, one after the other; all must have the same K."""
+        parts = list(parts)
+        if not parts:
+            raise ShapeError("Nothing to concatenate: there must be at least one part.")
+        return cls(
+            torch.cat([part.atoms for part in parts]),
+            torch.cat([part.coefficients for part in parts]),
+            torch.cat([part.unexplained for part in parts]),
+        )
