@@ -1,0 +1,61 @@
+"""Activations with the source of every row."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from torch import Tensor
+
+from itda.data import files
+from itda.data.provenance import Provenance
+from itda.data.sources import Sources
+from itda.errors import FormatError
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """N activations of one site and where each came from."""
+
+    rows: Tensor
+    """float32 (N, D)."""
+    sources: Sources
+    provenance: Provenance
+    documents: tuple[str, ...]
+    """Ids of all documents that were read for it, in order."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        count, width = self.rows.shape
+        return f"Activations({count:,} rows of width {width} at {self.site} of {self.provenance.model.id})"
+
+    @property
+    def site(self) -> str:
+        """The place in the model."""
+        return self.provenance.site
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write rows and sources to a folder.
+
+        Raises: OutputError if the folder exists or cannot be written.
+        """
+        facts: dict[str, Any] = {"provenance": self.provenance.to_dict(), "documents": list(self.documents)}
+        content = {"rows": {"rows": self.rows}, "sources": self.sources.to_tensors()}
+        return files.write_folder(folder, "activations", facts, content, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """The inverse of `save`.
+
+        Raises: FormatError if anything in the folder is missing or damaged.
+        """
+        facts, tensors = files.read_folder(folder, "activations")
+        try:
+            rows, sources = tensors["rows"]["rows"], Sources.from_tensors(tensors["sources"])
+            provenance, documents = Provenance.from_dict(facts["provenance"]), tuple(facts["documents"])
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"{folder} is not complete: {error} is missing.") from error
+        if len(rows) != len(sources):
+            raise FormatError(f"{folder} is damaged: {len(rows)} rows but {len(sources)} sources.")
+        return cls(rows, sources, provenance, documents)

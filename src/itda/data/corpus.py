@@ -1,0 +1,240 @@
+"""Documents, their ids, and the fingerprint of a corpus."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from itda.data import text_files
+from itda.data.embedded import embedded_documents
+from itda.errors import CorpusError, MissingExtraError, OptionError
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+_ID_BYTES = 16
+
+
+class Document(NamedTuple):
+    """One text and the hash of its content."""
+
+    id: str
+    """32 hexadecimal digits: the same text has the same id in every corpus."""
+    text: str
+
+
+@dataclass(frozen=True)
+class CorpusSummary:
+    """What one reading of a corpus found."""
+
+    documents: int
+    """Documents that are used: neither empty nor seen before."""
+    characters: int
+    duplicates: int
+    """Documents left out because the same text came earlier."""
+    empty: int
+    """Documents left out because they hold nothing but white space."""
+    fingerprint: str
+    """Hash of the ids of the used documents, in order."""
+
+    def __str__(self) -> str:
+        left_out = [f"{count:,} {what}" for count, what in ((self.duplicates, "repeated"), (self.empty, "empty")) if count]
+        tail = f" ({' and '.join(left_out)} left out)" if left_out else ""
+        return f"{self.documents:,} documents, {self.characters:,} characters{tail}"
+
+
+class Corpus:
+    """An ordered collection of documents that can be read again and again.
+
+    Texts are read when they are needed, so a corpus may be larger than memory; only the ids are
+    kept. Repeated and empty documents are left out, counted and said.
+
+        corpus = Corpus.from_files("stories.json")
+        train, held_out = corpus.split(held_out=0.1, seed=0)
+    """
+
+    def __init__(self, read: Callable[[], Iterable[str]], name: str, *, chosen: Collection[str] | None = None) -> None:
+        """Prefer the `from_` methods; `read` must give the same texts each time it is called."""
+        self._read = read
+        self.name = name
+        self._chosen = None if chosen is None else frozenset(chosen)
+
+    def __iter__(self) -> Iterator[Document]:
+        return self._documents(Counter())
+
+    def _documents(self, left_out: Counter[str]) -> Iterator[Document]:
+        """The used documents; counts the others by reason on the way."""
+        seen: set[bytes] = set()
+        for text in self._read():
+            digest = hashlib.blake2b(text.encode(), digest_size=_ID_BYTES).digest()
+            if not text.strip():
+                left_out["empty"] += 1
+            elif digest in seen:
+                left_out["repeated"] += 1
+            else:
+                seen.add(digest)
+                if self._chosen is None or digest.hex() in self._chosen:
+                    yield Document(digest.hex(), text)
+
+    def __len__(self) -> int:
+        return self.summary.documents
+
+    def __repr__(self) -> str:
+        return f"Corpus({self.name}: {self.summary})"
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of the used documents, in order; reads the corpus once."""
+        return [document.id for document in self]
+
+    @cached_property
+    def summary(self) -> CorpusSummary:
+        """Counts and fingerprint; reads the corpus once.
+
+        Raises: CorpusError if nothing is left.
+        """
+        left_out: Counter[str] = Counter()
+        characters = documents = 0
+        hasher = hashlib.blake2b(digest_size=_ID_BYTES)
+        for document in self._documents(left_out):
+            documents += 1
+            characters += len(document.text)
+            hasher.update(bytes.fromhex(document.id))
+        if not documents:
+            raise CorpusError(
+                f"The corpus {self.name} has no document with text in it ({left_out['empty']} empty). "
+                "Give at least one text that is not blank."
+            )
+        if self._chosen is not None:  # what the whole corpus left out is not this part's to report
+            left_out.clear()
+        return CorpusSummary(documents, characters, left_out["repeated"], left_out["empty"], hasher.hexdigest())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the ids of the used documents, in order."""
+        return self.summary.fingerprint
+
+    def split(self, *, held_out: float = 0.1, seed: int = 0) -> tuple["Corpus", "Corpus"]:
+        """Two corpora that share no document: the rest, and a share `held_out` of the documents.
+
+        Which documents are held out depends on the seed and on their text only, not on their order.
+
+        Raises: OptionError for a share outside (0, 1); CorpusError if a part would be empty.
+        """
+        if not 0 < held_out < 1:
+            raise OptionError(f"held_out must be a share between 0 and 1. Got {held_out!r} instead.")
+        ids = self.ids
+        if len(ids) < 2:
+            raise CorpusError(
+                f"The corpus {self.name} has {len(ids)} document(s), so none can be held out. "
+                "Split it into more documents (split_on='\\n\\n' for one text file of paragraphs)."
+            )
+        ranked = sorted(ids, key=lambda id_: hashlib.blake2b(f"{seed}:{id_}".encode(), digest_size=8).digest())
+        count = min(len(ids) - 1, max(1, round(held_out * len(ids))))
+        return (
+            self._part(ranked[count:], f"{self.name} less {held_out:g} held out"),
+            self._part(ranked[:count], f"{held_out:g} held out of {self.name}"),
+        )
+
+    def without(self, ids: Collection[str]) -> "Corpus":
+        """The corpus less the documents with these ids."""
+        return self._part(set(self.ids) - set(ids), self.name)
+
+    def _part(self, ids: Collection[str], name: str) -> "Corpus":
+        return Corpus(self._read, name, chosen=ids)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], *, name: str = "texts") -> "Corpus":
+        """A corpus of strings, one document each.
+
+        Raises: CorpusError if something in it is not a string.
+        """
+        if isinstance(texts, str):
+            raise CorpusError("from_texts takes a list of strings. Got one string; put it into a list.")
+        kept = [text_files.clean(text, f"text {index}") for index, text in enumerate(texts)]
+        return cls(lambda: kept, name)
+
+    @classmethod
+    def from_files(
+        cls,
+        paths: str | Path | Iterable[str | Path],
+        *,
+        split_on: str | None = None,
+        text_field: str = "text",
+        encoding_errors: str = "strict",
+    ) -> "Corpus":
+        """A corpus of files or folders, read when needed.
+
+        Args:
+            paths: `.txt` (one document a file), `.json` (a list of strings or of objects), `.jsonl`
+                (one of these a line; `.jsonl.zst` with the extra `data`), or folders of such files.
+            split_on: cut each text file into documents at this string.
+            text_field: where objects keep their text.
+            encoding_errors: `strict`, or `replace` for files that are not all UTF-8.
+        Raises: CorpusError for a path that does not exist or has none of these files.
+        """
+        listed = [paths] if isinstance(paths, str | Path) else list(paths)
+        files = text_files.find(listed)
+        name = ", ".join(Path(path).name for path in listed[:3]) + (" ..." if len(listed) > 3 else "")
+        how = text_files.Reading(split_on=split_on, text_field=text_field, encoding_errors=encoding_errors)
+        return cls(lambda: text_files.read_all(files, how), name)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: "str | Dataset | IterableDataset",
+        *,
+        split: str = "train",
+        text_field: str = "text",
+        config: str | None = None,
+        limit: int | None = None,
+    ) -> "Corpus":
+        """A corpus from a Hugging Face dataset; one that is named is streamed, not downloaded.
+
+        Args:
+            dataset: a name on the hub, a local folder, or a dataset object (streaming or not).
+            split, config: which part of a named dataset.
+            text_field: the column of the text.
+            limit: read only the first rows.
+        Raises: MissingExtraError without the extra `data`; CorpusError without the column.
+        """
+        try:
+            import datasets
+        except ImportError as error:
+            raise MissingExtraError("Reading a Hugging Face dataset", "data") from error
+        if isinstance(dataset, str):
+            try:
+                loaded: Any = datasets.load_dataset(dataset, config, split=split, streaming=True)
+            except Exception as error:
+                raise CorpusError(f"The dataset {dataset!r} cannot be loaded: {error}") from error
+            name = dataset
+        else:
+            loaded, name = dataset, "dataset"
+        rows = loaded if limit is None else loaded.take(limit)
+
+        def read() -> Iterator[str]:
+            for index, row in enumerate(rows):
+                if text_field not in row:
+                    raise CorpusError(
+                        f"The dataset {name!r} has no column {text_field!r}; its columns are "
+                        f"{', '.join(sorted(row))}. Name one of them with text_field=."
+                    )
+                yield text_files.clean(row[text_field], f"row {index} of {name}")
+
+        return cls(read, name)
+
+    @classmethod
+    def embedded(cls) -> "Corpus":
+        """Text that every Python installation carries: its language reference and docstrings."""
+        texts: list[str] = []
+
+        def read() -> list[str]:
+            if not texts:  # three seconds of parsing, wanted several times in one run
+                texts.extend(text_files.clean(text, "embedded") for text in embedded_documents())
+            return texts
+
+        return cls(read, "embedded")
+

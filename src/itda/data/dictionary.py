@@ -1,0 +1,291 @@
+"""A dictionary: unit atoms that are real activations, where each came from, and how it was built."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from itda.data import files, hub
+from itda.data.activations import Activations
+from itda.data.provenance import Provenance
+from itda.data.sources import Source, Sources
+from itda.data.token_means import TokenMeans
+from itda.errors import FormatError, MismatchError, OptionError
+from itda.pursuit import Codes, Coding, Prepared, prepare, pursue, rebuild
+from itda.shapes import as_matrix
+
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRecord:
+    """How a dictionary was built."""
+
+    method: str
+    options: Mapping[str, Any]
+    rows: int
+    """Rows that were read."""
+    threshold: float
+    """The smallest novelty of any atom when it was added: unexplained share, or 1 - cos in paper mode."""
+    unexplained: float
+    """Mean unexplained share of a sample of those rows, with the finished dictionary."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: what was skipped, or could not be done as asked."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class FoundAtom(NamedTuple):
+    """One answer of `Dictionary.find`."""
+
+    atom: int
+    score: float
+    """Rows of the build sample that use it, or the energy it carries on given activations."""
+    source: Source
+
+    def __str__(self) -> str:
+        return f"{self.atom:>6}  {self.score:>10.4g}  {self.source.text!r}"
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that decide the numbers in a dictionary."""
+    return {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numba", "numpy")}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Dictionary:
+    """A atoms of width D with their sources; encodes activations and decodes codes.
+
+    Source: Leask, Nanda & Al Moubayed 2025.
+    """
+
+    atoms: Tensor
+    """float32 (A, D), unit norm: real activations less the mean, scaled to norm 1."""
+    mean: Tensor
+    """float32 (D,): taken off before a pursuit and put back by `decode`; zero if not centred."""
+    sources: Sources
+    """Where each atom comes from; `sources[17]` is a `Source`."""
+    coding: Coding
+    """How `encode` makes a code unless told otherwise."""
+    build: BuildRecord
+    usage_counts: Tensor
+    """int64 (A,): how many rows of a sample of the build rows use each atom."""
+    usage_energy: Tensor
+    """float32 (A,): summed squared coefficients on that sample."""
+    documents: tuple[str, ...] = ()
+    """Ids of the documents it was built from; evaluation leaves them out."""
+    provenance: Provenance | None = None
+    """Model, site, corpus and capture; None if built from a bare array."""
+    token_means: TokenMeans | None = None
+    """Mean activation per token id over the build rows: the baseline of the residual FVU."""
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def __repr__(self) -> str:
+        where = f"{self.site} of {self.model_id}" if self.provenance else "a bare array"
+        return f"Dictionary({len(self):,} atoms of width {self.width} from {where}, {self.coding.steps} steps)"
+
+    @property
+    def width(self) -> int:
+        """D, the width of the activations."""
+        return self.atoms.shape[1]
+
+    @property
+    def model_id(self) -> str:
+        """The name or path of the model it was built on."""
+        return self._known_provenance.model.id
+
+    @property
+    def site(self) -> str:
+        """The place in the model it was built at."""
+        return self._known_provenance.site
+
+    @property
+    def _known_provenance(self) -> Provenance:
+        if self.provenance is None:
+            raise OptionError("This dictionary was built from a bare array, so it belongs to no model and no site.")
+        return self.provenance
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the atoms and the mean: codes belong to one fingerprint."""
+        hasher = hashlib.blake2b(digest_size=_ID_BYTES)
+        for tensor in (self.atoms, self.mean):
+            hasher.update(str(tuple(tensor.shape)).encode())
+            hasher.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return hasher.hexdigest()
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return prepare(self.atoms)
+
+    def encode(
+        self, rows: Any, *, steps: int | None = None, coding: Coding | None = None, backend: str = "auto"
+    ) -> Codes:
+        """Write activations as sparse sums of atoms.
+
+        Args:
+            rows: torch or numpy matrix (N, D) of activations as the model has them, not centred;
+                or Activations of this dictionary's site.
+            steps, coding: instead of the dictionary's own coding.
+            backend: see `itda.pursuit.pursue`.
+        Returns: Codes; atoms int32 (N, K), coefficients float32 (N, K), unexplained float32 (N,).
+        Raises: ShapeError for another width; MismatchError for Activations of another model.
+        """
+        if isinstance(rows, Activations):
+            self.check_activations(rows)
+            rows = rows.rows
+        advice = f"Capture them at {self.site!r} of {self.model_id!r}." if self.provenance else ""
+        matrix = as_matrix(rows, "rows", "N, D", width=self.width, advice=advice)
+        used = (coding or self.coding).with_options(steps=steps)
+        prepared = self._prepared if matrix.device == self.atoms.device else prepare(self.atoms.to(matrix.device))
+        return pursue(matrix - self.mean.to(matrix.device), prepared, used, backend=backend)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """The activations that codes stand for, float32 (N, D), the mean put back.
+
+        Raises: ShapeError if the codes use an atom that is not here.
+        """
+        device = codes.atoms.device
+        return rebuild(codes, self.atoms.to(device)) + self.mean.to(device)
+
+    def check_activations(self, activations: Activations) -> None:
+        """Refuse activations of another model or site.
+
+        Raises: MismatchError.
+        """
+        if self.provenance is None:
+            return
+        self.provenance.model.check_same(activations.provenance.model, "This dictionary")
+        if activations.site != self.site:
+            raise MismatchError(
+                f"This dictionary was built at {self.site!r}. Got activations of {activations.site!r}. "
+                f"Capture them at {self.site!r}, or pass their .rows to go on all the same."
+            )
+
+    def find(
+        self, text: str | None = None, *, token: str | None = None, firing_on: Any = None, limit: int = 20
+    ) -> list[FoundAtom]:
+        """Look for atoms by what they come from or by what they do.
+
+        Args:
+            text: atoms whose token or context holds this text (any case); the token itself first.
+            token: atoms whose token is exactly this text, white space around it aside.
+            firing_on: activations (N, D): atoms that carry the most energy on them.
+            limit: the most answers.
+        Returns: the atoms, the most used first.
+        Raises: OptionError unless exactly one question is asked.
+        """
+        if sum(question is not None for question in (text, token, firing_on)) != 1:
+            raise OptionError("find takes one question: a text, token= or firing_on=.")
+        if firing_on is not None:
+            codes = self.encode(firing_on)
+            energy = codes.coefficients.square().flatten()
+            place = torch.where(codes.atoms >= 0, codes.atoms, 0).flatten().long()
+            score = torch.zeros(len(self)).index_add_(0, place.cpu(), energy.cpu())
+            order = torch.argsort(score, descending=True, stable=True)[:limit]
+            return [self._found(atom, float(score[atom])) for atom in order.tolist() if score[atom] > 0]
+        ranked = []
+        for atom, source in enumerate(self.sources):
+            if (rank := _match(source, text, token)) is not None:
+                ranked.append((rank, -int(self.usage_counts[atom]), atom))
+        return [self._found(atom, float(-uses)) for _, uses, atom in sorted(ranked)[:limit]]
+
+    def _found(self, atom: int, score: float) -> FoundAtom:
+        return FoundAtom(atom, score, self.sources[atom])
+
+    def facts(self) -> dict[str, Any]:
+        """Everything about the dictionary that is not an array, as plain values."""
+        return files.to_plain(
+            {
+                "atoms": len(self),
+                "width": self.width,
+                "coding": self.coding.to_dict(),
+                "build": asdict(self.build),
+                "provenance": self.provenance.to_dict() if self.provenance else None,
+            }
+        )
+
+    def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write everything to a folder, whole or not at all; saving it again gives the same bytes.
+
+        Raises: OutputError if the folder exists or cannot be written.
+        """
+        arrays = {
+            "atoms": self.atoms,
+            "mean": self.mean,
+            "usage_counts": self.usage_counts,
+            "usage_energy": self.usage_energy,
+            "documents": torch.tensor([list(bytes.fromhex(id_)) for id_ in self.documents], dtype=torch.uint8),
+        }
+        content = {"dictionary": arrays, "sources": self.sources.to_tensors()}
+        if self.token_means is not None:
+            content["token_means"] = self.token_means.to_tensors()
+        return files.write_folder(folder, "dictionary", self.facts(), content, overwrite=overwrite)
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, *, revision: str | None = None) -> Self:
+        """Read a dictionary from a folder, or from the Hugging Face hub by `user/name`.
+
+        Raises: FormatError if anything is missing, damaged, of a newer format, or no dictionary.
+        """
+        folder = hub.local_folder(name, revision)
+        facts, tensors = files.read_folder(folder, "dictionary")
+        try:
+            return cls._from_parts(facts, tensors)
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"The dictionary in {folder} is not complete: {error}.") from error
+
+    @classmethod
+    def _from_parts(cls, facts: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> Self:
+        arrays = tensors["dictionary"]
+        provenance = facts["provenance"]
+        build = {**facts["build"], "notes": tuple(facts["build"]["notes"])}
+        dictionary = cls(
+            atoms=arrays["atoms"],
+            mean=arrays["mean"],
+            sources=Sources.from_tensors(tensors["sources"]),
+            coding=Coding.from_dict(facts["coding"]),
+            build=BuildRecord(**build),
+            usage_counts=arrays["usage_counts"],
+            usage_energy=arrays["usage_energy"],
+            documents=tuple(bytes(row.tolist()).hex() for row in arrays["documents"]),
+            provenance=Provenance.from_dict(provenance) if provenance else None,
+            token_means=TokenMeans.from_tensors(tensors["token_means"]) if "token_means" in tensors else None,
+        )
+        size, width = facts["atoms"], facts["width"]
+        if dictionary.atoms.shape != (size, width) or dictionary.mean.shape != (width,):
+            raise ValueError(f"the arrays are not {size} atoms of width {width}")
+        if not len(dictionary.sources) == len(dictionary.usage_counts) == len(dictionary.usage_energy) == size:
+            raise ValueError("the arrays do not describe the same number of atoms")
+        return dictionary
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+        """Upload to the Hugging Face hub with a card that says what it is; returns its address.
+
+        Raises: OutputError if the hub refuses.
+        """
+        from itda import publishing  # the one import upwards: a card is made from a whole dictionary
+
+        return publishing.push(self, repo_id, private=private, token=token)
+
+
+def _match(source: Source, text: str | None, token: str | None) -> int | None:
+    """Rank of an atom for a question, lower is better; None if it does not match."""
+    own = (source.token or "").strip()
+    if token is not None:
+        return 0 if own == token.strip() else None
+    assert text is not None
+    wanted = text.strip().lower()
+    if own.lower() == wanted:
+        return 0
+    if wanted in own.lower():
+        return 1
+    return 2 if wanted in source.text.lower() else None
+

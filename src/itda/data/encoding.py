@@ -1,0 +1,57 @@
+"""The codes of a corpus with the source of every row."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from itda.data import files
+from itda.data.provenance import Provenance
+from itda.data.sources import Sources
+from itda.errors import FormatError
+from itda.pursuit import Codes, Coding
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """N codes, where each row came from, and the dictionary they belong to."""
+
+    codes: Codes
+    sources: Sources
+    dictionary: str
+    """Fingerprint of the dictionary whose atoms the codes name."""
+    coding: Coding
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write codes and sources to a folder.
+
+        Raises: OutputError if the folder exists or cannot be written.
+        """
+        facts = {
+            "dictionary": self.dictionary,
+            "coding": self.coding.to_dict(),
+            "provenance": self.provenance.to_dict(),
+        }
+        content = {"codes": dict(vars(self.codes)), "sources": self.sources.to_tensors()}
+        return files.write_folder(folder, "encoding", facts, content, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """The inverse of `save`.
+
+        Raises: FormatError if anything in the folder is missing or damaged.
+        """
+        facts, tensors = files.read_folder(folder, "encoding")
+        try:
+            return cls(
+                Codes(**tensors["codes"]),
+                Sources.from_tensors(tensors["sources"]),
+                facts["dictionary"],
+                Coding.from_dict(facts["coding"]),
+                Provenance.from_dict(facts["provenance"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"The encoding in {folder} is not complete: {error}.") from error

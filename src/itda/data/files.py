@@ -1,0 +1,204 @@
+"""Folders of safetensors and JSON, written whole or not at all, and checked when they are read.
+
+A folder holds `itda.json` (what it is, format version, everything that is not an array, and the
+SHA-256 of every other file) and its safetensors files. It is written under another name, flushed to
+disk and renamed, so that whoever reads it finds the old one, the new one, or none.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from itda.errors import FormatError, OutputError
+
+MANIFEST = "itda.json"
+FORMAT_VERSION = 1
+
+Tensors = dict[str, Tensor]
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that exists, before any work is done for it.
+
+    Raises: OutputError.
+    """
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder} exists. Choose another folder, or overwrite it (overwrite=True, --overwrite).")
+    if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} exists and was not written by itda, so it is not overwritten. Choose another one.")
+
+
+def write_folder(
+    folder: str | Path, kind: str, facts: Mapping[str, Any], files: Mapping[str, Tensors], *, overwrite: bool = False
+) -> Path:
+    """Write a folder whole or not at all.
+
+    Args:
+        folder: where; its parents are made.
+        kind: what it is ("dictionary"), checked when it is read.
+        facts: everything that is not an array, as plain JSON values.
+        files: file name without suffix -> tensors.
+        overwrite: replace a folder that itda wrote before.
+    Returns: the folder.
+    Raises: OutputError if it exists, cannot be written, or the disk is full; nothing is left behind.
+    """
+    folder = Path(folder)
+    check_free(folder, overwrite=overwrite)
+    with replaced_folder(folder) as draft:
+        checksums = {}
+        for name, tensors in files.items():
+            content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+            checksums[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
+            _write_bytes(draft / f"{name}.safetensors", content)
+        manifest = {"format": f"itda.{kind}", "version": FORMAT_VERSION, "files": checksums, **facts}
+        _write_bytes(draft / MANIFEST, _manifest_bytes(manifest))
+    return folder
+
+
+def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
+    """Read a folder that `write_folder` wrote, checking every byte.
+
+    Returns: its facts, and file name without suffix -> tensors.
+    Raises: FormatError that names the file and what is wrong with it.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder, kind)
+    files = {}
+    for name, checksum in manifest["files"].items():
+        path = folder / name
+        if path.parent != folder or path.suffix != ".safetensors":
+            raise FormatError(f"{folder / MANIFEST} names the file {name!r}, which is none of ours.")
+        content = _read_bytes(path)
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise FormatError(
+                f"{path} is damaged: its checksum is not the one in {MANIFEST}. Make it again or copy it again."
+            )
+        try:
+            files[path.stem] = load(content)
+        except SafetensorError as error:
+            raise FormatError(f"{path} is not a safetensors file: {error}.") from error
+    return manifest, files
+
+
+def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
+    """The facts of a folder, without its arrays.
+
+    Raises: FormatError if it is missing, damaged, of a newer version, or of another kind.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FormatError(f"There is no folder {folder}. Check the path.")
+    path = folder / MANIFEST
+    if not path.exists():
+        raise FormatError(f"{folder} has no {MANIFEST}, so it is no itda {kind}. Check the path.")
+    content = _read_bytes(path)
+    try:
+        manifest = json.loads(content)
+        found, version = manifest["format"], manifest["version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"{path} is damaged: it is not the JSON that was written. Make it again.") from error
+    # The version comes before the checksum: a newer format may compute it in another way.
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise FormatError(
+            f"{path} has format version {version}; this itda reads up to {FORMAT_VERSION}. Upgrade itda to read it."
+        )
+    if content != _manifest_bytes({key: value for key, value in manifest.items() if key != "checksum"}):
+        raise FormatError(f"{path} is damaged: its checksum is not that of its content. Make it again or copy it again.")
+    if found != f"itda.{kind}":
+        raise FormatError(f"{folder} holds {found!r}, not 'itda.{kind}'. Check the path.")
+    return {key: value for key, value in manifest.items() if key not in ("format", "version", "checksum")}
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A draft folder that takes the place of `folder` at the end, or vanishes if anything goes wrong.
+
+    Raises: OutputError for whatever the file system refuses.
+    """
+    draft = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        draft.chmod(0o777 & ~_umask())
+        yield draft
+        _flush(draft)
+        if folder.exists():
+            # A folder cannot be renamed over a full one: the old one steps aside and comes back on failure.
+            aside = draft.with_name(draft.name + ".old")
+            folder.rename(aside)
+            try:
+                draft.rename(folder)
+            except OSError:
+                aside.rename(folder)
+                raise
+            shutil.rmtree(aside)
+        else:
+            draft.rename(folder)
+        _flush(folder.parent)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(_refusal(folder, error)) from error
+    finally:
+        if draft is not None and draft.exists():
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def to_plain(value: Any) -> Any:
+    """The value as it comes back from JSON: tuples become lists, keys strings."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    def dump(content: Mapping[str, Any]) -> str:
+        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
+
+    checksum = hashlib.sha256(dump(manifest).encode()).hexdigest()
+    return (dump({**manifest, "checksum": checksum}) + "\n").encode()
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise FormatError(f"{path} is missing. The folder was not copied whole; copy it again.") from error
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _flush(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _refusal(folder: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"No space is left on the disk of {folder}. Nothing was written there; free some space and run again."
+    return f"{folder} cannot be written: {error.strerror or error}. Choose another folder."

@@ -1,0 +1,237 @@
+"""Where activations come from: for each row its document, characters, token and readable context.
+
+A source names a token by text, not by index: (document id, character end) is the same in every
+model, whatever its tokenizer. Rows share the windows of text that the model read, so the context of
+a row costs nothing extra and shows exactly what the model saw.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itda.errors import FormatError, ShapeError
+
+_ID_BYTES = 16
+_CONTEXT_BEFORE, _CONTEXT_AFTER = 120, 40  # characters of `Source.text` around the token
+
+
+class Window(NamedTuple):
+    """One stretch of a document that the model read at once."""
+
+    document: str
+    """Id of the document."""
+    start: int
+    """Where it begins in the document, in characters."""
+    text: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one activation comes from."""
+
+    row: int
+    """Which row of what was decomposed; the only name that a bare array gives."""
+    document: str | None = None
+    """Id of the document: the hash of its text."""
+    char_start: int | None = None
+    char_end: int | None = None
+    """The token's characters in the document; equal for a token that stands for no text."""
+    token: str | None = None
+    """The token's text."""
+    token_id: int | None = None
+    token_index: int | None = None
+    """Its place among the document's tokens, special ones not counted; -1 for a special one."""
+    window_start: int | None = None
+    """Character at which the model's window began: it decides what context the token had."""
+    before: str = ""
+    """Text of the window before the token."""
+    after: str = ""
+    """Text of the window after it; a causal model had not seen it yet."""
+
+    @property
+    def text(self) -> str:
+        """The token in its context, marked, as in `Once upon a [time]`; readable on one line."""
+        if self.document is None:
+            return f"row {self.row}"
+        before, after = self.before[-_CONTEXT_BEFORE:], self.after[:_CONTEXT_AFTER]
+        lead = "…" if len(before) < len(self.before) or self.window_start else ""
+        tail = "…" if len(after) < len(self.after) else ""
+        return f"{lead}{before}[{self.token}]{after}{tail}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        names = ("row", "document", "char_start", "char_end", "token", "token_id", "token_index", "window_start")
+        return {name: getattr(self, name) for name in names} | {"text": self.text}
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """The sources of N rows, as columns over the windows they share. Index it for a `Source`."""
+
+    row: Tensor
+    """int64 (N,)."""
+    window: Tensor
+    """int64 (N,), index into `windows`, or -1 for a row of a bare array."""
+    char_start: Tensor
+    char_end: Tensor
+    token_id: Tensor
+    token_index: Tensor
+    windows: tuple[Window, ...]
+    token_names: dict[int, str]
+    """Names of the tokens that stand for no text, such as `<s>`."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def __getitem__(self, index: int) -> Source:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"There are {len(self)} sources. Got the index {index}.")
+        row, place = int(self.row[index]), int(self.window[index])
+        if place < 0:
+            return Source(row)
+        window = self.windows[place]
+        start, end, token_id = (int(column[index]) for column in (self.char_start, self.char_end, self.token_id))
+        token = window.text[start - window.start : end - window.start]
+        return Source(
+            row=row,
+            document=window.document,
+            char_start=start,
+            char_end=end,
+            token=token or self.token_names.get(token_id, ""),
+            token_id=token_id,
+            token_index=int(self.token_index[index]),
+            window_start=window.start,
+            before=window.text[: start - window.start],
+            after=window.text[end - window.start :],
+        )
+
+    def __iter__(self) -> Iterator[Source]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def named(self) -> bool:
+        """Whether the rows come from text; a bare array has only row numbers."""
+        return len(self) > 0 and bool((self.window >= 0).all())
+
+    def keys(self) -> list[tuple[str, int]]:
+        """(document id, character end) of each row: its name across models.
+
+        Raises: ShapeError for the rows of a bare array, which have no name.
+        """
+        if not self.named:
+            raise ShapeError("Rows of a bare array have no text, so they cannot be matched across models.")
+        return [(self.windows[w].document, int(end)) for w, end in zip(self.window, self.char_end, strict=True)]
+
+    def select(self, rows: Tensor) -> Self:
+        """The sources of some rows, by index, with only the windows that these need."""
+        window = self.window[rows]
+        needed, place = torch.unique(window[window >= 0], return_inverse=True)
+        compact = torch.full_like(window, -1)
+        compact[window >= 0] = place
+        return replace(
+            self,
+            row=self.row[rows],
+            window=compact,
+            char_start=self.char_start[rows],
+            char_end=self.char_end[rows],
+            token_id=self.token_id[rows],
+            token_index=self.token_index[rows],
+            windows=tuple(self.windows[index] for index in needed.tolist()),
+        )
+
+    def numbered_from(self, first: int) -> Self:
+        """The same sources with rows counted from `first`."""
+        return replace(self, row=torch.arange(first, first + len(self)))
+
+    @classmethod
+    def of_rows(cls, count: int, *, first: int = 0) -> "Sources":
+        """The sources of a bare array: row numbers and nothing else."""
+        nothing = torch.full((count,), -1, dtype=torch.int64)
+        return cls(torch.arange(first, first + count), nothing, nothing, nothing, nothing, nothing, (), {})
+
+    @classmethod
+    def concatenate(cls, parts: Iterable["Sources"]) -> "Sources":
+        """All parts one after the other; a window that several share is kept once."""
+        parts = list(parts)
+        place_of: dict[Window, int] = {}
+        names: dict[int, str] = {}
+        windows = []
+        for part in parts:
+            places = [place_of.setdefault(window, len(place_of)) for window in part.windows]
+            lookup = torch.tensor([*places, -1], dtype=torch.int64)  # index -1 stays -1
+            windows.append(lookup[part.window])
+            names |= part.token_names
+        empty = torch.empty(0, dtype=torch.int64)
+
+        def joined(column: str) -> Tensor:
+            return torch.cat([empty, *(getattr(part, column) for part in parts)])
+
+        return cls(
+            joined("row"),
+            torch.cat([empty, *windows]),
+            joined("char_start"),
+            joined("char_end"),
+            joined("token_id"),
+            joined("token_index"),
+            tuple(place_of),
+            names,
+        )
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Columns and windows as tensors, for safetensors files."""
+        texts = [window.text.encode() for window in self.windows]
+        names = sorted(self.token_names.items())
+        name_texts = [name.encode() for _, name in names]
+        ids = b"".join(bytes.fromhex(window.document) for window in self.windows)
+        return {
+            "row": self.row,
+            "window": self.window,
+            "char_start": self.char_start,
+            "char_end": self.char_end,
+            "token_id": self.token_id,
+            "token_index": self.token_index,
+            "window_document": _bytes_tensor(ids).reshape(-1, _ID_BYTES),
+            "window_start": torch.tensor([window.start for window in self.windows], dtype=torch.int64),
+            "window_text": _bytes_tensor(b"".join(texts)),
+            "window_text_length": torch.tensor([len(text) for text in texts], dtype=torch.int64),
+            "token_name_id": torch.tensor([token_id for token_id, _ in names], dtype=torch.int64),
+            "token_name": _bytes_tensor(b"".join(name_texts)),
+            "token_name_length": torch.tensor([len(text) for text in name_texts], dtype=torch.int64),
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "Sources":
+        """The inverse of `to_tensors`.
+
+        Raises: FormatError if the columns do not fit together.
+        """
+        try:
+            texts = _cut(tensors["window_text"], tensors["window_text_length"])
+            ids = [bytes(row.tolist()).hex() for row in tensors["window_document"]]
+            windows = tuple(map(Window, ids, tensors["window_start"].tolist(), texts))
+            names = _cut(tensors["token_name"], tensors["token_name_length"])
+            columns = [tensors[name] for name in ("row", "window", "char_start", "char_end", "token_id", "token_index")]
+            token_names = dict(zip(tensors["token_name_id"].tolist(), names, strict=True))
+        except (KeyError, ValueError, UnicodeDecodeError) as error:
+            raise FormatError(f"The sources in this file are damaged: {error}.") from error
+        if any(column.shape != columns[0].shape for column in columns) or (
+            len(columns[1]) and not -1 <= int(columns[1].min()) <= int(columns[1].max()) < len(windows)
+        ):
+            raise FormatError("The sources in this file are damaged: their columns do not fit together.")
+        return cls(*columns, windows, token_names)
+
+
+def _bytes_tensor(content: bytes) -> Tensor:
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy())
+
+
+def _cut(content: Tensor, lengths: Tensor) -> list[str]:
+    whole = content.numpy().tobytes()
+    ends = np.cumsum(lengths.numpy())
+    if len(ends) and (int(ends[-1]) != len(whole) or int(lengths.min()) < 0):
+        raise ValueError("text lengths do not add up")
+    return [whole[end - length : end].decode() for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]

@@ -1,0 +1,116 @@
+"""Texts from files: which files there are, and the documents in each."""
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from itda.errors import CorpusError, MissingExtraError, OptionError
+
+SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.zst")
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How files become documents; the fields are those of `Corpus.from_files`."""
+
+    split_on: str | None
+    text_field: str
+    encoding_errors: str
+
+    def __post_init__(self) -> None:
+        if self.split_on == "":
+            raise OptionError("split_on must not be empty. Leave it out for one document a file.")
+        if self.encoding_errors not in ("strict", "replace"):
+            raise OptionError(f"encoding_errors must be 'strict' or 'replace'. Got {self.encoding_errors!r} instead.")
+
+
+def find(paths: Sequence[str | Path]) -> list[Path]:
+    """The files that the paths name, folders searched in the order of names.
+
+    Raises: CorpusError for a path that is missing or holds no file we read.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.is_file() and _suffix(file))
+            if not found:
+                raise CorpusError(f"The folder {path} has no file that ends in {', '.join(SUFFIXES)}.")
+            files += found
+        elif not path.exists():
+            raise CorpusError(f"There is no file or folder {path}. Check the path of the corpus.")
+        elif not _suffix(path):
+            raise CorpusError(f"A corpus file must end in {', '.join(SUFFIXES)}. Got {path.name!r} instead.")
+        else:
+            files.append(path)
+    if not files:
+        raise CorpusError("A corpus needs at least one file or folder. Got none.")
+    return files
+
+
+def read_all(files: Iterable[Path], how: Reading) -> Iterator[str]:
+    """The texts of all files, one after the other."""
+    for file in files:
+        try:
+            for text in _read(file, how):
+                yield clean(text, str(file))
+        except UnicodeDecodeError as error:
+            raise CorpusError(
+                f"{file} is not UTF-8 at byte {error.start}. Convert it, or read it with encoding_errors='replace'."
+            ) from error
+        except json.JSONDecodeError as error:
+            raise CorpusError(f"{file} is not valid JSON: {error}.") from error
+        except OSError as error:
+            raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def clean(text: Any, where: str) -> str:
+    """The text itself, with lone surrogates (which no tokenizer or UTF-8 file can hold) replaced.
+
+    Raises: CorpusError if it is no string.
+    """
+    if not isinstance(text, str):
+        raise CorpusError(f"A document must be a string. Got {type(text).__name__} in {where}.")
+    return text if text.isascii() else _LONE_SURROGATES.sub("\ufffd", text)
+
+
+def _suffix(file: Path) -> str | None:
+    return next((suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix)), None)
+
+
+def _read(file: Path, how: Reading) -> Iterator[str]:
+    suffix = _suffix(file)
+    if suffix == ".txt":
+        text = file.read_text(encoding="utf-8-sig", errors=how.encoding_errors)
+        yield from text.split(how.split_on) if how.split_on else [text]
+    elif suffix == ".json":
+        content = json.loads(file.read_text(encoding="utf-8-sig", errors=how.encoding_errors))
+        if not isinstance(content, list):
+            raise CorpusError(f"{file} must hold a list of texts. Got {type(content).__name__} instead.")
+        yield from (_field(item, how.text_field, file) for item in content)
+    else:
+        with _open_lines(file, how.encoding_errors) as lines:
+            yield from (_field(json.loads(line), how.text_field, file) for line in lines if line.strip())
+
+
+def _open_lines(file: Path, errors: str) -> io.TextIOBase:
+    if not file.name.lower().endswith(".zst"):
+        return file.open(encoding="utf-8-sig", errors=errors)
+    try:
+        import zstandard
+    except ImportError as error:
+        raise MissingExtraError(f"Reading {file.name}", "data") from error
+    return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file.open("rb")), "utf-8-sig", errors)
+
+
+def _field(item: Any, text_field: str, file: Path) -> Any:
+    if not isinstance(item, dict):
+        return item
+    if text_field not in item:
+        names = ", ".join(map(repr, sorted(item))) or "no fields"
+        raise CorpusError(f"A document of {file} has no field {text_field!r}; it has {names}. Set text_field=.")
+    return item[text_field]

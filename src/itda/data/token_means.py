@@ -1,0 +1,82 @@
+"""The mean activation of each token id: the baseline that knows nothing but which token it was."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMeans:
+    """Mean activation per token id over the rows a dictionary was built from."""
+
+    token_ids: Tensor
+    """int64 (V,), sorted."""
+    counts: Tensor
+    """int64 (V,), rows behind each mean."""
+    offsets: Tensor
+    """bfloat16 (V, D): each mean less the overall one; half the space, and far more than the baseline needs."""
+    overall: Tensor
+    """float32 (D,): the mean of all rows, for tokens that were never seen."""
+
+    def of(self, token_ids: Tensor) -> Tensor:
+        """The mean of each token, float32 (N, D); the overall mean for unseen ones."""
+        place = torch.searchsorted(self.token_ids, token_ids).clamp_max(len(self.token_ids) - 1)
+        known = self.token_ids[place] == token_ids
+        return self.overall + torch.where(known[:, None], self.offsets[place].float(), 0.0)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """For safetensors files."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> "TokenMeans":
+        """The inverse of `to_tensors`."""
+        return cls(**tensors)
+
+
+class TokenMeansAccumulator:
+    """Sums per token id, over rows that come in blocks."""
+
+    def __init__(self, width: int) -> None:
+        self._place: dict[int, int] = {}
+        self._sums = torch.zeros((0, width), dtype=torch.float64)
+        self._counts = torch.zeros(0, dtype=torch.int64)
+
+    def update(self, rows: Tensor, token_ids: Tensor) -> None:
+        """Add rows (n, D) with their token ids (n,)."""
+        unique, inverse = torch.unique(token_ids, return_inverse=True)
+        places = torch.tensor([self._place.setdefault(token, len(self._place)) for token in unique.tolist()])
+        if len(self._place) > len(self._sums):
+            grown = max(len(self._place), 2 * len(self._sums))
+            self._sums = torch.cat([self._sums, self._sums.new_zeros((grown - len(self._sums), self._sums.shape[1]))])
+            self._counts = torch.cat([self._counts, self._counts.new_zeros(grown - len(self._counts))])
+        where = places[inverse]
+        self._sums.index_add_(0, where, rows.double())
+        self._counts.index_add_(0, where, torch.ones_like(where))
+
+    def finish(self) -> TokenMeans | None:
+        """The means, or None if there were no rows."""
+        size = len(self._place)
+        if not size:
+            return None
+        ids = torch.tensor(list(self._place))
+        order = torch.argsort(ids)
+        counts = self._counts[:size]
+        overall = (self._sums[:size].sum(0) / counts.sum()).float()
+        offsets = (self._sums[:size] / counts[:, None] - overall).bfloat16()
+        return TokenMeans(ids[order], counts[order], offsets[order], overall)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `restore` needs."""
+        size = len(self._place)
+        return {
+            "token_ids": torch.tensor(list(self._place), dtype=torch.int64),
+            "sums": self._sums[:size].clone(),
+            "counts": self._counts[:size].clone(),
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        self._place = {token: place for place, token in enumerate(state["token_ids"].tolist())}
+        self._sums, self._counts = state["sums"].clone(), state["counts"].clone()
