@@ -122,8 +122,13 @@ class Dictionary:
         return hasher.hexdigest()
 
     @cached_property
-    def _prepared(self) -> Prepared:
-        return prepare(self.atoms)
+    def _prepared(self) -> dict[torch.device, Prepared]:
+        return {}
+
+    def _prepared_on(self, device: torch.device) -> Prepared:
+        if device not in self._prepared:
+            self._prepared[device] = prepare(self.atoms.to(device))
+        return self._prepared[device]
 
     def encode(
         self, rows: Any, *, steps: int | None = None, coding: Coding | None = None, backend: str = "auto"
@@ -144,8 +149,9 @@ class Dictionary:
         advice = f"Capture them at {self.site!r} of {self.model_id!r}." if self.provenance else ""
         matrix = as_matrix(rows, "rows", "N, D", width=self.width, advice=advice)
         used = (coding or self.coding).with_options(steps=steps)
-        prepared = self._prepared if matrix.device == self.atoms.device else prepare(self.atoms.to(matrix.device))
-        return pursue(matrix - self.mean.to(matrix.device), prepared, used, backend=backend)
+        if used.steps > len(self):
+            raise OptionError(f"steps={used.steps} is more than the {len(self)} atoms of this dictionary. Lower steps.")
+        return pursue(matrix - self.mean.to(matrix.device), self._prepared_on(matrix.device), used, backend=backend)
 
     def decode(self, codes: Codes) -> Tensor:
         """The activations that codes stand for, float32 (N, D), the mean put back.

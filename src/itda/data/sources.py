@@ -60,7 +60,7 @@ class Source:
         before, after = self.before[-_CONTEXT_BEFORE:], self.after[:_CONTEXT_AFTER]
         lead = "…" if len(before) < len(self.before) or self.window_start else ""
         tail = "…" if len(after) < len(self.after) else ""
-        return f"{lead}{before}[{self.token}]{after}{tail}"
+        return printable(f"{lead}{before}[{self.token}]{after}{tail}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -223,6 +223,11 @@ class Sources:
         ):
             raise FormatError("The sources in this file are damaged: their columns do not fit together.")
         return cls(*columns, windows, token_names)
+
+
+def printable(text: str) -> str:
+    """The text on one line that no terminal misreads: line ends as ↵, control and direction characters as dots."""
+    return "".join(c if c.isprintable() else "↵" if c == "\n" else "·" for c in text)
 
 
 def _bytes_tensor(content: bytes) -> Tensor:

@@ -1,0 +1,1 @@
+"""Models and the places in them: loading, sites, hooks and losses."""

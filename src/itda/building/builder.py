@@ -1,0 +1,204 @@
+"""What every builder shares: rows arrive in any pieces and are looked at in fixed blocks.
+
+A builder is a pure function of its options and of the rows in their order: whoever checkpoints,
+resumes or shards a build needs only `update`, `state`, `restore` and `finish`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from itda.building.options import BuildOptions
+from itda.data.dictionary import BuildRecord, Dictionary, library_versions
+from itda.data.provenance import Provenance
+from itda.data.sources import Sources
+from itda.data.token_means import TokenMeansAccumulator
+from itda.errors import ActivationError, OptionError, ShapeError
+from itda.pursuit import Coding, Prepared, pursue
+from itda.shapes import as_matrix
+
+State = dict[str, Tensor]
+
+_SAMPLE_ROWS = 8192  # on which usage is counted at the end
+
+
+class Builder(ABC):
+    """Turns rows into a dictionary; subclasses say which rows of a block become atoms."""
+
+    method: ClassVar[str]
+
+    def __init__(self, width: int, coding: Coding, options: BuildOptions, *, backend: str = "auto") -> None:
+        if options.atoms is not None and coding.steps > options.atoms:
+            raise OptionError(f"steps={coding.steps} is more than the {options.atoms} atoms asked for. Lower steps, or ask for more atoms.")
+        self.coding, self.options, self.backend = coding, options, backend
+        self.prepared = Prepared(torch.empty((0, width)), capacity=options.atoms or 0)
+        self.rows_seen = 0
+        """Rows that blocks have been made of so far."""
+        self.smallest_novelty = float("inf")
+        self._mean = None if options.center else torch.zeros(width)
+        self._waiting_rows, self._waiting_sources = torch.empty((0, width)), Sources.of_rows(0)
+        self._atom_sources: list[Sources] = []
+        self._token_means = TokenMeansAccumulator(width)
+        self._sample = _Sample(width)
+
+    @abstractmethod
+    def choose(self, rows: Tensor, last: bool) -> list[tuple[int, float]]:
+        """Rows of one centred block (n, D) that become atoms: index and novelty, in order.
+
+        Must call `add` for each, so that the next choice sees it.
+        """
+
+    def add(self, rows: Tensor) -> None:
+        """Append rows (m, D), none of them zero, to the atoms."""
+        # Normalised twice: rows of norm 1e-30 or 1e30 lose all precision in one step.
+        scaled = rows / rows.abs().amax(1, keepdim=True)
+        self.prepared.append(torch.nn.functional.normalize(scaled, dim=1))
+
+    def update(self, rows: Any, sources: Sources) -> None:
+        """Take rows (n, D) with their sources.
+
+        Raises: ShapeError, ActivationError.
+        """
+        matrix = as_matrix(rows, "rows", "N, D", width=self.prepared.width)
+        if len(matrix) != len(sources):
+            raise ShapeError(f"Every row needs its source. Got {len(matrix)} rows and {len(sources)} sources.")
+        self._waiting_rows = torch.cat([self._waiting_rows, matrix.cpu()])
+        self._waiting_sources = Sources.concatenate([self._waiting_sources, sources])
+        self._work(last=False)
+
+    def finish(
+        self, *, provenance: Provenance | None = None, documents: Collection[str] = (), seed: int | None = None
+    ) -> Dictionary:
+        """Look at what is left and make the dictionary.
+
+        Raises: ActivationError if there are too few atoms for the pursuit steps.
+        """
+        self._work(last=True)
+        size = len(self.prepared)
+        if size < self.coding.steps:
+            raise ActivationError(
+                f"The {self.rows_seen:,} rows gave only {size} atoms, fewer than the {self.coding.steps} pursuit steps. "
+                "Give more varied rows, lower the threshold, or lower steps."
+            )
+        notes = []
+        if self.options.atoms is not None and size < self.options.atoms and self._wants_all_atoms:
+            notes.append(
+                f"Only {size:,} of {self.options.atoms:,} atoms could be taken: "
+                "the other rows are repeats of these or sums of them."
+            )
+        assert self._mean is not None
+        sample = pursue(self._sample.rows - self._mean, self.prepared, self.coding, backend=self.backend)
+        used = sample.atoms >= 0
+        energy = torch.zeros(size).index_add_(0, sample.atoms[used].long(), sample.coefficients[used].square())
+        return Dictionary(
+            atoms=self.prepared.atoms.clone(),
+            mean=self._mean,
+            sources=Sources.concatenate(self._atom_sources),
+            coding=self.coding,
+            build=BuildRecord(
+                method=self.method,
+                options={**asdict(self.options), "seed": seed},
+                rows=self.rows_seen,
+                threshold=round(self.smallest_novelty, 6),
+                unexplained=round(float(sample.unexplained.mean()), 6),
+                notes=tuple(notes),
+                versions=library_versions(),
+            ),
+            usage_counts=sample.usage(size),
+            usage_energy=energy,
+            documents=tuple(documents),
+            provenance=provenance,
+            token_means=self._token_means.finish(),
+        )
+
+    @property
+    def _wants_all_atoms(self) -> bool:
+        """Whether fewer atoms than asked for are a shortfall, not what a threshold decided."""
+        return True
+
+    def state(self) -> State:
+        """All that `restore` needs to go on, as tensors."""
+        state: State = {
+            "atoms": self.prepared.atoms.clone(),
+            "waiting": self._waiting_rows.clone(),
+            "rows_seen": torch.tensor(self.rows_seen),
+            "smallest_novelty": torch.tensor(self.smallest_novelty, dtype=torch.float64),
+        }
+        if self._mean is not None:
+            state["mean"] = self._mean
+        parts = {
+            "waiting_sources": self._waiting_sources.to_tensors(),
+            "atom_sources": Sources.concatenate(self._atom_sources).to_tensors(),
+            "token_means": self._token_means.state(),
+            "sample": self._sample.state(),
+        }
+        return state | {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`; the options must be those it was made with."""
+
+        def part(name: str) -> State:
+            return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
+
+        self.prepared = Prepared(state["atoms"], capacity=self.options.atoms or 0)
+        self._waiting_rows, self._waiting_sources = state["waiting"], Sources.from_tensors(part("waiting_sources"))
+        self._atom_sources = [Sources.from_tensors(part("atom_sources"))]
+        self._mean = state.get("mean")
+        self._token_means.restore(part("token_means"))
+        self._sample.restore(part("sample"))
+        self.rows_seen = int(state["rows_seen"])
+        self.smallest_novelty = float(state["smallest_novelty"])
+
+    def _work(self, *, last: bool) -> None:
+        """Look at all full blocks; one is kept back until more rows come, so that the last block is never empty."""
+        if self._mean is None:
+            if len(self._waiting_rows) < self.options.mean_rows and not last:
+                return
+            self._mean = self._waiting_rows[: self.options.mean_rows].double().mean(0).float().nan_to_num()
+        block, done = self.options.block, 0
+        while len(self._waiting_rows) - done > block or (last and done < len(self._waiting_rows)):
+            end = min(done + block, len(self._waiting_rows))
+            self._look(slice(done, end), last=last and end == len(self._waiting_rows))
+            done = end
+        if done:
+            rest = torch.arange(done, len(self._waiting_rows))
+            self._waiting_rows, self._waiting_sources = self._waiting_rows[done:].clone(), self._waiting_sources.select(rest)
+
+    def _look(self, place: slice, *, last: bool) -> None:
+        rows = self._waiting_rows[place]
+        sources = self._waiting_sources.select(torch.arange(place.start, place.stop))
+        self.rows_seen += len(rows)
+        self._sample.update(rows)
+        if sources.named:
+            self._token_means.update(rows, sources.token_id)
+        chosen = self.choose(rows - self._mean, last)
+        if chosen:
+            self._atom_sources.append(sources.select(torch.tensor([index for index, _ in chosen])))
+            self.smallest_novelty = min(self.smallest_novelty, *(novelty for _, novelty in chosen))
+
+
+class _Sample:
+    """Every s-th row, s doubling so that there are always at most twice _SAMPLE_ROWS."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = torch.empty((0, width))
+        self._stride, self._seen = 1, 0
+
+    def update(self, rows: Tensor) -> None:
+        first = -self._seen % self._stride
+        self.rows = torch.cat([self.rows, rows[first :: self._stride]])
+        self._seen += len(rows)
+        while len(self.rows) > 2 * _SAMPLE_ROWS:
+            self.rows = self.rows[::2].clone()
+            self._stride *= 2
+
+    def state(self) -> State:
+        return {"rows": self.rows.clone(), "place": torch.tensor([self._stride, self._seen])}
+
+    def restore(self, state: State) -> None:
+        self.rows = state["rows"]
+        self._stride, self._seen = state["place"].tolist()

@@ -1,0 +1,71 @@
+"""Worst first: the row that the dictionary explains least becomes the next atom."""
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itda.building.builder import Builder
+from itda.building.options import GreedyOptions
+from itda.pursuit import pursue
+
+# Unexplained shares this close are a tie, which goes to the row that came first: the last bits of an
+# activation differ between machines, and a choice should not.
+_TIE = 1e-5
+# Less than this is rounding: such a row is a repeat of an atom or a sum of atoms.
+_EXPLAINED = 1e-6
+_REFRESHED = 16  # rows encoded again together; one call costs the same for one row and for these
+
+
+class GreedyBuilder(Builder):
+    """Adds the worst explained row of a block, encodes again, and so on, until the threshold or the quota is met.
+
+    A number of atoms without a threshold is spread evenly over the rows: each block may add so many that
+    their number grows in step with the rows, and the threshold follows.
+    """
+
+    method: ClassVar[str] = "greedy"
+    options: GreedyOptions
+
+    def choose(self, rows: Tensor, last: bool) -> list[tuple[int, float]]:
+        """See `Builder.choose`."""
+        limit = self._limit(last)
+        threshold = max(_EXPLAINED, self.options.max_unexplained or 0.0)
+        unexplained, encoded_with = self._unexplained(rows), np.full(len(rows), len(self.prepared))
+        chosen: list[tuple[int, float]] = []
+        while len(self.prepared) < limit:
+            worst = int(np.argmax(unexplained >= unexplained.max() - _TIE))
+            novelty = float(unexplained[worst])
+            if novelty <= threshold:
+                break
+            if encoded_with[worst] == len(self.prepared):
+                self.add(rows[worst : worst + 1])
+                chosen.append((worst, novelty))
+                unexplained[worst] = 0.0
+                continue
+            # More atoms hardly ever leave more unexplained, so an old share is a bound: only rows at the
+            # top need to be encoded again before the worst of all is known.
+            stale = np.argsort(-unexplained, kind="stable")[:_REFRESHED]
+            stale = np.union1d(stale[encoded_with[stale] < len(self.prepared)], worst)
+            unexplained[stale] = self._unexplained(rows[torch.from_numpy(stale)])
+            encoded_with[stale] = len(self.prepared)
+        return chosen
+
+    @property
+    def _wants_all_atoms(self) -> bool:
+        return self.options.max_unexplained is None
+
+    def _limit(self, last: bool) -> float:
+        """Atoms there may be after this block."""
+        if self.options.atoms is None:
+            return float("inf")
+        if last or self.options.max_unexplained is not None:
+            return self.options.atoms
+        assert self.options.expected_rows is not None
+        return min(self.options.atoms, round(self.options.atoms * self.rows_seen / self.options.expected_rows))
+
+    def _unexplained(self, rows: Tensor) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+        if not len(self.prepared):
+            return (rows != 0).any(1).float().numpy()
+        return pursue(rows, self.prepared, self.coding, backend=self.backend).unexplained.numpy()

@@ -1,0 +1,66 @@
+"""What a user asks for, and the builder that does it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from itda.building.builder import Builder
+from itda.building.greedy import GreedyBuilder
+from itda.building.options import GreedyOptions, PaperOptions
+from itda.building.paper import PaperBuilder
+from itda.errors import ActivationError, OptionError
+from itda.options import one_of
+from itda.pursuit import Coding, default_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """How a dictionary is built from rows; `None` leaves a field to the method."""
+
+    atoms: int | None = None
+    """How many atoms; without a threshold, by default 8 times the width, at most a quarter of the rows."""
+    steps: int | None = None
+    """Pursuit steps K; max(4, min(40, D / 16)) by default."""
+    method: Literal["greedy", "paper"] = "greedy"
+    """`greedy`, the worst explained rows first, or `paper`, the published rule."""
+    max_unexplained: float | None = None
+    """Threshold of `greedy`, instead of a size or besides it: share of a row's energy that is unexplained."""
+    max_cosine_gap: float | None = None
+    """Threshold of `paper`: 1 - cos(x, x^)."""
+    coding: Coding | None = None
+    """All of how codes are made; `steps` is its shorthand."""
+    center: bool | None = None
+    """Take off the mean before a pursuit; True by default, False for `paper`."""
+    block: int | None = None
+    """Rows looked at together; 64 by default, 8192 for `paper`."""
+    backend: str = "auto"
+    """Of the pursuit while building: `auto`, `reference`, `torch` or `numba`."""
+
+    def __post_init__(self) -> None:
+        one_of("method", self.method, ("greedy", "paper"))
+        if self.coding is not None and not isinstance(self.coding, Coding):
+            raise OptionError(f"coding must be an itda Coding. Got {type(self.coding).__name__} instead.")
+        if self.coding is not None and self.steps is not None:
+            raise OptionError("Give steps= or coding=, not both: a Coding has its steps.")
+        foreign = {"greedy": "max_cosine_gap", "paper": "max_unexplained"}[self.method]
+        if getattr(self, foreign) is not None:
+            raise OptionError(f"{foreign} is not a threshold of method={self.method!r}. Leave it out, or change the method.")
+
+    def builder(self, width: int, rows: int) -> Builder:
+        """The builder for `rows` rows of this width.
+
+        Raises: OptionError for options that cannot be met; ActivationError without rows.
+        """
+        if rows == 0:
+            raise ActivationError("A dictionary needs activations to be built from. Got no rows.")
+        if self.atoms is not None and isinstance(self.atoms, int) and self.atoms > rows:
+            raise OptionError(f"There are {rows:,} rows to take atoms from. Got atoms={self.atoms:,}; ask for fewer, or give more text.")
+        coding = self.coding or (Coding(steps=default_steps(width)) if self.steps is None else Coding(steps=self.steps))
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("center", "block") if getattr(self, name) is not None}
+        if self.method == "paper":
+            options = PaperOptions(atoms=self.atoms, max_cosine_gap=self.max_cosine_gap, **given)
+            return PaperBuilder(width, coding, options, backend=self.backend)
+        atoms = self.atoms
+        if atoms is None and self.max_unexplained is None:
+            atoms = max(1, min(8 * width, rows // 4))
+        greedy = GreedyOptions(atoms=atoms, max_unexplained=self.max_unexplained, expected_rows=rows, **given)
+        return GreedyBuilder(width, coding, greedy, backend=self.backend)

@@ -1,0 +1,6 @@
+"""What a dictionary is worth on text it has not seen."""
+
+from itda.evaluation.held_out import evaluate
+from itda.evaluation.report import Report, Scores
+
+__all__ = ["Report", "Scores", "evaluate"]

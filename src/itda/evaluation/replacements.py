@@ -1,0 +1,94 @@
+"""What is put in the place of the activations: the dictionary's reconstruction and the plain baselines."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itda.capturing import decomposed, in_groups
+from itda.data.dictionary import Dictionary
+from itda.models import tokenizing
+from itda.models.hooks import read
+from itda.models.loading import Model
+from itda.pursuit import Coding, Prepared, prepare, pursue, rebuild
+
+_TOKENS_A_WINDOW = 8  # drawn for the random atoms: few enough to be diverse, many enough to be cheap
+
+
+def mean_activation(dictionary: Dictionary) -> Tensor:
+    """The mean activation of the rows it was built from, float32 (D,)."""
+    return dictionary.token_means.overall if dictionary.token_means else dictionary.mean
+
+
+def random_atoms(dictionary: Dictionary, model: Model, site: str, seed: int) -> Prepared | None:
+    """As many random activations as the dictionary has atoms, from the windows its atoms come from.
+
+    The windows' text travels with the dictionary, so the baseline needs no second corpus. None where
+    there is no text or too little of it.
+    """
+    if not dictionary.sources.named:
+        return None
+    generator = np.random.default_rng(seed)
+    windows = dictionary.sources.windows
+    captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
+    length = min(captured.get("window") or model.window, model.positions)
+    place = model.site(site)
+    found: list[Tensor] = []
+    wanted = len(dictionary)
+    for places in in_groups(generator.permutation(len(windows)).tolist(), tokenizing.CANONICAL_BATCH):
+        texts = [windows[index].text for index in places]
+        cut = tokenizing.windows(model, texts, length=length, bos=captured.get("bos"))
+        parts = [window for windows_of_text in cut for window in windows_of_text][: tokenizing.CANONICAL_BATCH]
+        if not parts:
+            continue
+        values = read(model.module, tokenizing.canonical_batch(model, parts, length=length), [place])[site]
+        for row, part in enumerate(parts):
+            own = values[row, : len(part)].float().cpu()
+            keep = torch.nonzero(decomposed(part, own, captured))[:, 0].numpy()
+            drawn = generator.permutation(keep)[: min(_TOKENS_A_WINDOW, wanted)]
+            found.append(own[torch.from_numpy(drawn)])
+            wanted -= len(drawn)
+        if wanted <= 0:
+            break
+    rows = torch.cat(found) - dictionary.mean if found else torch.empty((0, dictionary.width))
+    rows = rows[(rows != 0).any(1)]
+    if len(rows) < dictionary.coding.steps:
+        return None
+    return prepare(torch.nn.functional.normalize(rows, dim=1))
+
+
+class Replacements:
+    """Reconstructions of rows (n, D), by name."""
+
+    def __init__(
+        self,
+        dictionary: Dictionary,
+        coding: Coding,
+        *,
+        randoms: Prepared | None,
+        baselines: bool,
+        backend: str,
+    ) -> None:
+        self._dictionary, self._coding, self._backend = dictionary, coding, backend
+        self._randoms, self._baselines = randoms, baselines
+        self._mean = mean_activation(dictionary)
+
+    def plain(self, rows: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
+        """The baselines' reconstructions of rows, without a dictionary of our own."""
+        if not self._baselines:
+            return {}
+        found = {"mean": self._mean.expand_as(rows)}
+        if self._dictionary.token_means is not None:
+            found["token mean"] = self._dictionary.token_means.of(token_ids)
+        if self._randoms is not None:
+            centred = rows - self._dictionary.mean
+            codes = pursue(centred, self._randoms, self._coding, backend=self._backend)
+            found["random atoms"] = rebuild(codes, self._randoms.atoms) + self._dictionary.mean
+        return found
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean activation, float32 (D,)."""
+        return self._mean

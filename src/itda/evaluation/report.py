@@ -1,0 +1,147 @@
+"""What a dictionary is worth, as numbers, as a table and as JSON."""
+
+import io
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How well one reconstruction stands in for the activations. Loss is None for encoders."""
+
+    fvu: float
+    """sum ||x - x^||^2 / sum ||x - mean of these rows||^2."""
+    residual_fvu: float | None
+    """The same error over sum ||x - mean of its token id||^2: what the token alone does not say."""
+    delta_ce: float | None = None
+    """Rise of the next-token loss with the reconstruction in place, nats per token."""
+    ce_score: float | None = None
+    """1 for an unchanged loss, 0 for that of zeros in place of the activations."""
+    ce_score_mean: float | None = None
+    """The same with 0 for the mean activation in place."""
+    kl: float | None = None
+    """Divergence of the predictions from the model's own, nats per token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The answer of `evaluate`."""
+
+    model: str
+    site: str
+    atoms: int
+    coding: dict[str, Any]
+    tokens: int
+    """Held-out tokens that were decomposed."""
+    predictions: int
+    """Next-token predictions behind the losses."""
+    documents: int
+    excluded_documents: int
+    """Documents of the corpus left out because the dictionary was built from them."""
+    not_decomposed: dict[str, int]
+    """Tokens left as they were, by reason; padding is never counted."""
+    scores: Scores
+    intervals: dict[str, tuple[float, float]]
+    """95 % bootstrap intervals over documents, by the name of the score."""
+    baselines: dict[str, Scores]
+    """The same scores for plain reconstructions: mean, token mean, random atoms."""
+    everything_replaced: Scores | None
+    """With the tokens that are not decomposed replaced too; None for encoders or if there are none."""
+    loss: float | None
+    loss_zero: float | None
+    loss_mean: float | None
+    """Next-token loss of the model itself, with zeros, and with the mean activation in place."""
+    l0: float
+    """Mean number of distinct atoms in a code."""
+    cosine: float
+    """Mean cosine of an activation and its reconstruction."""
+    unexplained: dict[str, float]
+    """Unexplained share of a row: its mean and its quantiles over rows."""
+    atoms_never_used: int
+    atoms_used_everywhere: int
+    """Atoms in at least half of all codes."""
+
+    @property
+    def fvu(self) -> float:
+        """See `Scores.fvu`."""
+        return self.scores.fvu
+
+    @property
+    def residual_fvu(self) -> float | None:
+        """See `Scores.residual_fvu`."""
+        return self.scores.residual_fvu
+
+    @property
+    def delta_ce(self) -> float | None:
+        """See `Scores.delta_ce`."""
+        return self.scores.delta_ce
+
+    @property
+    def ce_score(self) -> float | None:
+        """See `Scores.ce_score`."""
+        return self.scores.ce_score
+
+    @property
+    def ce_score_mean(self) -> float | None:
+        """See `Scores.ce_score_mean`."""
+        return self.scores.ce_score_mean
+
+    @property
+    def kl(self) -> float | None:
+        """See `Scores.kl`."""
+        return self.scores.kl
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers as plain values."""
+        return asdict(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        steps = self.coding["steps"]
+        yield Text(f"{self.atoms:,} atoms, {steps} steps, at {self.site} of {self.model}", style="bold")
+        yield Text(
+            f"{self.tokens:,} held-out tokens of {self.documents:,} documents"
+            + (f" ({self.excluded_documents:,} documents it was built from left out)" if self.excluded_documents else "")
+        )
+        yield Text("")
+        yield Group(self._scores_table(), Text(""), *map(Text, self._lines()))
+
+    def _scores_table(self) -> Table:
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("reconstruction", no_wrap=True)
+        for name in ("FVU", "residual FVU", "ΔCE nats", "CE score", "CE score (mean)", "KL nats"):
+            table.add_column(name, justify="right")
+        rows = {"this dictionary": self.scores, **{f"  {name}": scores for name, scores in self.baselines.items()}}
+        if self.everything_replaced:
+            rows["this dictionary, every token"] = self.everything_replaced
+        for name, scores in rows.items():
+            values = list(asdict(scores).values())
+            table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
+        ends = [self.intervals.get(name) for name in asdict(self.scores)]
+        cells = ("" if end is None else f"{end[0]:.4f}…{end[1]:.4f}" for end in ends)
+        table.add_row("  95 % over documents", *cells, style="dim")
+        return table
+
+    def _lines(self) -> list[str]:
+        quantiles = ", ".join(f"{name} {value:.3f}" for name, value in self.unexplained.items())
+        lines = [
+            f"unexplained share of a token: {quantiles}",
+            f"L0 {self.l0:.1f}, cosine {self.cosine:.4f}, atoms never used {self.atoms_never_used:,}, "
+            f"used in half of all codes {self.atoms_used_everywhere:,}",
+        ]
+        if self.loss is not None:
+            lines.append(f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}, the mean {self.loss_mean:.4f}")
+        else:
+            lines.append("no loss: the model is an encoder")
+        if any(self.not_decomposed.values()):
+            counts = ", ".join(f"{count:,} {name}" for name, count in self.not_decomposed.items() if count)
+            lines.append(f"left as they were: {counts} tokens")
+        return lines
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=120, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())

@@ -1,0 +1,214 @@
+"""A text, token by token, as sums of atoms: what the model holds there, in other people's words."""
+
+import io
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from itda.capturing import decomposed
+from itda.data.dictionary import Dictionary
+from itda.data.provenance import Provenance
+from itda.data.sources import Source, printable
+from itda.errors import CorpusError, OptionError
+from itda.models import tokenizing
+from itda.models.hooks import read
+from itda.models.loading import Model
+from itda.pursuit import Coding
+
+_SHOWN = 3  # atoms of a token on the terminal
+_CONTEXT = 34  # characters of an atom's text before its token on the terminal
+
+
+class Piece(NamedTuple):
+    """One atom in the code of a token."""
+
+    atom: int
+    coefficient: float
+    """In the units of the activations."""
+    source: Source
+
+
+@dataclass(frozen=True)
+class ExplainedToken:
+    """One token of the text."""
+
+    token: str
+    token_id: int
+    char_start: int
+    char_end: int
+    unexplained: float | None
+    """Share of its activation that the atoms miss; None if the dictionary is not meant for it."""
+    pieces: tuple[Piece, ...]
+    """Its atoms, the largest coefficients first."""
+    left_out: str | None = None
+    """Why it was not decomposed: `special` or `sink`."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A text as atoms. Print it, or take `to_json()`."""
+
+    text: str
+    tokens: tuple[ExplainedToken, ...]
+    model_id: str
+    site: str
+    atoms: int
+    """Size of the dictionary."""
+
+    @property
+    def unexplained(self) -> float:
+        """Mean unexplained share of the decomposed tokens."""
+        shares = [token.unexplained for token in self.tokens if token.unexplained is not None]
+        return sum(shares) / len(shares) if shares else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "text": self.text,
+            "model": self.model_id,
+            "site": self.site,
+            "atoms": self.atoms,
+            "unexplained": self.unexplained,
+            "tokens": [
+                {
+                    "token": token.token,
+                    "token_id": token.token_id,
+                    "char_start": token.char_start,
+                    "char_end": token.char_end,
+                    "unexplained": token.unexplained,
+                    "left_out": token.left_out,
+                    "pieces": [
+                        {"atom": piece.atom, "coefficient": piece.coefficient, "source": piece.source.to_dict()}
+                        for piece in token.pieces
+                    ],
+                }
+                for token in self.tokens
+            ],
+        }
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(
+            title=f"{self.site} of {self.model_id}, {self.atoms:,} atoms: {self.unexplained:.1%} unexplained",
+            title_justify="left",
+            title_style="bold",
+            show_edge=False,
+            pad_edge=False,
+            expand=True,
+        )
+        table.add_column("token", style="bold", no_wrap=True, min_width=8)
+        table.add_column("missed", justify="right", no_wrap=True, min_width=6)
+        heading = f"coefficient and atom, the largest {_SHOWN}, and the text each comes from"
+        table.add_column(heading, no_wrap=True, overflow="ellipsis", ratio=1)
+        for token in self.tokens:
+            missed = "" if token.unexplained is None else f"{token.unexplained:.0%}"
+            lines = [_line(piece) for piece in token.pieces[:_SHOWN]]
+            if token.left_out:
+                lines = [Text(f"not decomposed ({token.left_out})", style="dim")]
+            table.add_row(Text(printable(token.token)), missed, Text("\n").join(lines))
+        yield table
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=120, color_system=None).print(self)
+        return stream.getvalue().rstrip()
+
+    def to_svg(self, *, width: int = 110) -> str:
+        """The table as a picture, self-contained: no font is fetched from anywhere."""
+        console = Console(file=io.StringIO(), record=True, width=width)
+        console.print(self)
+        picture = console.export_svg(title="itda explain", unique_id="itda")
+        before, _, rest = picture.partition("@font-face")
+        return before + rest[rest.rindex("}", 0, rest.index(".itda-matrix")) + 1 :].lstrip() if rest else picture
+
+
+def explain(
+    dictionary: Dictionary,
+    model: Model,
+    text: str,
+    *,
+    steps: int | None = None,
+    coding: Coding | None = None,
+    site: str | None = None,
+    check_model: bool = True,
+    backend: str = "auto",
+) -> Explanation:
+    """Write the activation at each token of a text as a sum of atoms.
+
+    Args:
+        dictionary: what to explain with.
+        model: the model it was built on.
+        text: any text; a long one is read in windows.
+        steps, coding: instead of the dictionary's own coding.
+        site: where, for a dictionary that was built from a bare array.
+        check_model: refuse a model with other weights than the dictionary's.
+        backend: of the pursuit.
+    Returns: for each token its atoms, coefficients and the text they come from.
+    Raises: CorpusError for a text without tokens; MismatchError; OptionError.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise CorpusError(f"explain needs a text that is not empty. Got {text!r}.")
+    where = place_of(dictionary, model, site, check_model)
+    captured: Any = dictionary.provenance.capture if dictionary.provenance else {}
+    length = min(captured.get("window") or model.window, model.positions)
+    parts = tokenizing.windows(model, [text], length=length, bos=captured.get("bos"))[0]
+    if not parts:
+        raise CorpusError(f"The text {text!r} has no token for this model.")
+    names = tokenizing.token_names(model)
+    place = model.site(where)
+    tokens: list[ExplainedToken] = []
+    for part in parts:
+        values = read(model.module, tokenizing.batch(model, [part], length=None), [place])[place.name][0].float()
+        keep = decomposed(part, values, captured)
+        codes = dictionary.encode(values.cpu(), steps=steps, coding=coding, backend=backend)
+        for index, kept in enumerate(keep.tolist()):
+            start, end, token_id = int(part.starts[index]), int(part.ends[index]), int(part.token_ids[index])
+            used = codes.atoms[index] >= 0
+            chosen = sorted(
+                zip(codes.atoms[index][used].tolist(), codes.coefficients[index][used].tolist(), strict=True),
+                key=lambda pair: -abs(pair[1]),
+            )
+            pieces = tuple(Piece(atom, value, dictionary.sources[atom]) for atom, value in chosen)
+            tokens.append(
+                ExplainedToken(
+                    token=text[start:end] or names.get(token_id, ""),
+                    token_id=token_id,
+                    char_start=start,
+                    char_end=end,
+                    unexplained=float(codes.unexplained[index]) if kept else None,
+                    pieces=pieces if kept else (),
+                    left_out=None if kept else "special" if part.special[index] else "sink",
+                )
+            )
+    return Explanation(text, tuple(tokens), model.id, where, len(dictionary))
+
+
+def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model: bool) -> str:
+    """The site a dictionary is to be used at, once it is clear that it may be.
+
+    Raises: MismatchError for another model; OptionError if the site is unknown or contradicts the dictionary.
+    """
+    provenance: Provenance | None = dictionary.provenance
+    if provenance is None:
+        if site is None:
+            raise OptionError("This dictionary was built from a bare array. Say where it belongs: site='resid_post.3'.")
+        return site
+    if check_model:
+        provenance.model.check_same(model.record, "This dictionary")
+    if site is not None and site != provenance.site:
+        raise OptionError(f"This dictionary was built at {provenance.site!r}. Got site={site!r}; leave site out.")
+    return provenance.site
+
+
+def _line(piece: Piece) -> Text:
+    source = piece.source
+    sign = "green" if piece.coefficient >= 0 else "red"
+    line = Text(f"{piece.coefficient:>+9.2f}", style=sign) + Text(f" {piece.atom:>6}  ", style="dim")
+    if source.document is None:
+        return line + Text(source.text)
+    shown = source.text
+    token = shown.find(f"[{printable(source.token or '')}]")
+    return line + Text(shown[max(0, token - _CONTEXT) :] if token > _CONTEXT else shown)
+

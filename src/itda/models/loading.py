@@ -1,0 +1,257 @@
+"""A model with its tokenizer, by name, path or object."""
+
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from itda.errors import ModelError
+from itda.models import fingerprints
+from itda.models.hooks import inference
+from itda.models.sites import Site, list_sites, resolve, text_config
+
+EMBEDDED = "embedded"
+_DEFAULT_WINDOW = 128
+
+
+class Model:
+    """A transformers model, its tokenizer, and the places in it.
+
+    Make one with `load_model` or `wrap`. `module` is the transformers model and stays yours: it is
+    left as it was found.
+    """
+
+    def __init__(self, module: Any, tokenizer: Any, id: str, *, folder: Path | None = None) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.id = id
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"Model({self.id}: {type(self.module).__name__}, width {self.width}, {self.dtype} on {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs must be."""
+        device: torch.device = self.module.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of its parameters."""
+        dtype: torch.dtype = self.module.dtype
+        return dtype
+
+    @property
+    def width(self) -> int:
+        """D of the residual stream."""
+        return int(text_config(self.module.config).hidden_size)
+
+    @property
+    def window(self) -> int:
+        """Tokens the model reads at once unless told otherwise: its positions, at most 128."""
+        return min(self.positions, _DEFAULT_WINDOW)
+
+    @property
+    def positions(self) -> int:
+        """The longest input the model takes, in tokens."""
+        config = text_config(self.module.config)
+        positions = getattr(config, "max_position_embeddings", None) or _DEFAULT_WINDOW
+        # RoBERTa and its kin number positions from behind the padding index and so have fewer to give.
+        embedding = next((m for n, m in self.module.named_modules() if n.endswith("position_embeddings")), None)
+        padding = getattr(embedding, "padding_idx", None)
+        return int(positions) - (padding + 1 if padding else 0)
+
+    def sites(self) -> list[Site]:
+        """The named places of the model, layer by layer.
+
+        Raises: SiteError for a model without a list of layers; its modules can be named by path.
+        """
+        return list_sites(self.module)
+
+    def site(self, name: str) -> Site:
+        """The place of that name.
+
+        Raises: SiteError that names the nearest ones.
+        """
+        return resolve(self.module, name)
+
+    @property
+    def middle_site(self) -> str:
+        """The residual stream after the middle layer: where to look if nothing else is said."""
+        depth = len({site.name for site in self.sites() if site.name.startswith("resid_post")})
+        return f"resid_post.{depth // 2}"
+
+    @cached_property
+    def causal(self) -> bool:
+        """Whether a token sees only what comes before it; found by changing what comes after the first."""
+        ids = torch.tensor([[1, 2, 3, 4], [1, 5, 6, 7]], device=self.device)
+        with inference(self.module):
+            output = self.module(input_ids=ids, attention_mask=torch.ones_like(ids))
+        first, second = output[0][:, 0].float()
+        return bool((first - second).norm() <= 8 * torch.finfo(self.dtype).eps * first.norm())
+
+    @cached_property
+    def predicts(self) -> bool:
+        """Whether it has a next-token loss: causal, with an output over the vocabulary."""
+        ids = torch.tensor([[1, 2]], device=self.device)
+        with inference(self.module):
+            output = self.module(input_ids=ids, attention_mask=torch.ones_like(ids))
+        return self.causal and getattr(output, "logits", None) is not None and output.logits.ndim == 3
+
+    @cached_property
+    def record(self) -> fingerprints.ModelRecord:
+        """Which model this is, and how it is run."""
+        return fingerprints.ModelRecord(
+            id=self.id,
+            config=fingerprints.config_hash(self.module.config),
+            files=fingerprints.files_hash(self._folder) if self._folder else None,
+            parameters=fingerprints.parameters_hash(self.module),
+            tokenizer=fingerprints.tokenizer_hash(self.tokenizer),
+            settings={
+                "dtype": str(self.dtype).removeprefix("torch."),
+                "device": self.device.type,
+                "attention": str(getattr(self.module.config, "_attn_implementation", None)),
+            },
+        )
+
+
+def load_model(
+    name: str | Path = EMBEDDED,
+    *,
+    tokenizer: Any = None,
+    device: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    attention: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Model:
+    """Load a Hugging Face model and its tokenizer.
+
+    Args:
+        name: a local folder, a name on the hub, or `embedded`, the small model that ships with itda.
+        tokenizer: a name, a folder or a tokenizer, where the model's own folder has none.
+        device: `cpu`, `cuda`, `cuda:1`, or `auto` to spread it over what there is; by default the
+            accelerator if there is one.
+        dtype: data type of the weights; by default float32 on the CPU and the model's own elsewhere.
+        attention: transformers' attention implementation (`eager`, `sdpa`, ...).
+        revision: of a name on the hub.
+        trust_remote_code: let transformers run code from the model's repository.
+    Returns: the model in evaluation mode.
+    Raises: ModelError that says what is missing.
+    """
+    import transformers
+    from transformers.utils import logging
+
+    source, folder = _locate(str(name))
+    placement = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    options = {key: value for key, value in options.items() if value}
+    logging.disable_progress_bar()
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, **options)
+        _check_kind(config)
+        settings: dict[str, Any] = {"dtype": dtype or ("float32" if placement == "cpu" else "auto"), **options}
+        if attention:
+            settings["attn_implementation"] = attention
+        if placement == "auto":
+            settings["device_map"] = "auto"
+        module = _model_class(config, transformers).from_pretrained(source, config=config, **settings)
+        if placement != "auto":
+            module = module.to(placement)
+        if tokenizer is None or isinstance(tokenizer, str | Path):
+            tokenizer = _load_tokenizer(tokenizer or source, transformers, options)
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(
+            f"The model {str(name)!r} cannot be loaded: {_first_lines(error)} "
+            "Give a folder with config.json and weights, or a name on the hub."
+        ) from error
+    finally:
+        logging.enable_progress_bar()
+    if folder is None:
+        folder = _cached_folder(source, revision)
+    return Model(module.eval(), _fast(tokenizer), str(name), folder=folder)
+
+
+def wrap(module: Any, tokenizer: Any, *, id: str | None = None) -> Model:
+    """Use a transformers model that is already loaded.
+
+    Args:
+        module: the transformers model; it stays yours and is left as it was found.
+        tokenizer: its fast tokenizer.
+        id: what to call it; by default the name it was loaded by.
+    Raises: ModelError for something else, or without a tokenizer that knows character offsets.
+    """
+    if not isinstance(module, nn.Module) or not hasattr(module, "config"):
+        raise ModelError(f"wrap needs a transformers model. Got {type(module).__name__} instead.")
+    _check_kind(module.config)
+    name = id or getattr(module.config, "_name_or_path", "") or type(module).__name__
+    return Model(module, _fast(tokenizer), name)
+
+
+def _locate(name: str) -> tuple[str, Path | None]:
+    if name == EMBEDDED:
+        with as_file(files("itda.models") / "embedded") as folder:
+            return str(folder), folder
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise ModelError(f"The folder {name} has no config.json, so it holds no Hugging Face model.")
+        return name, folder
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise ModelError(f"There is no folder {name}. Give a folder with config.json and weights, or a name on the hub.")
+    return name, None
+
+
+def _cached_folder(name: str, revision: str | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _check_kind(config: Any) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{config.model_type!r} is an encoder-decoder, which has two streams. "
+            "Wrap one half: itda.wrap(model.get_encoder(), tokenizer)."
+        )
+
+
+def _model_class(config: Any, transformers: Any) -> Any:
+    """The class the checkpoint was saved as, where that has a next-token loss; else the bare model."""
+    named = (getattr(config, "architectures", None) or [""])[0]
+    if named.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        return getattr(transformers, named, transformers.AutoModelForCausalLM)
+    return transformers.AutoModel
+
+
+def _load_tokenizer(source: Any, transformers: Any, options: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:  # transformers raises whatever the missing file led to
+        raise ModelError(
+            f"{source} has no tokenizer that can be loaded: {_first_lines(error)} "
+            "Name another folder or pass a tokenizer: load_model(..., tokenizer=...) (--tokenizer)."
+        ) from error
+
+
+def _fast(tokenizer: Any) -> Any:
+    if tokenizer is None:
+        raise ModelError("A model needs its tokenizer, to know which text a token stands for. Got None.")
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{type(tokenizer).__name__} does not tell which characters a token stands for. "
+            "Use the fast tokenizer of this model (AutoTokenizer gives it where there is one)."
+        )
+    return tokenizer
+
+
+def _first_lines(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return (text[:300] + " ...") if len(text) > 300 else text

@@ -1,0 +1,164 @@
+"""Names of places in a model, resolved by the structure of its layers.
+
+    resid_pre.L    what goes into layer L            resid_post.L   what comes out of it
+    attn_out.L     output of the attention           attn_heads.L   the heads, before the output projection
+    mlp_out.L      output of the MLP                 mlp_neurons.L  the neurons, before the down projection
+    router.L       scores of a mixture of experts    a.module.path  the output of any module
+
+No list of model classes: the layers are the module list that is as long as the configuration says,
+attention is the child that is called so, and the projection back to the residual stream is the last
+linear map in it that is as wide as the stream. `attn_out` and `mlp_out` are taken before any norm
+that follows.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from itda.errors import SiteError
+
+KINDS = ("resid_pre", "resid_post", "attn_out", "attn_heads", "mlp_out", "mlp_neurons", "router")
+_NAMED = re.compile(rf"({'|'.join(KINDS)})\.(\d+)")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a model."""
+
+    name: str
+    """`resid_post.8`, or a module path."""
+    module: str
+    """Path of the module in the model."""
+    side: Literal["input", "output"]
+    """Which side of that module is read."""
+    width: int | None
+    """Width of the activation; None where only a forward pass can tell."""
+
+
+def text_config(config: Any) -> Any:
+    """The part of a configuration that describes the language model."""
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def list_sites(module: nn.Module) -> list[Site]:
+    """All named sites of a transformers model, layer by layer."""
+    path, layers = find_layers(module)
+    width = text_config(module.config).hidden_size
+    return [site for index in range(len(layers)) for site in _layer_sites(path, layers[index], index, width)]
+
+
+def resolve(module: nn.Module, name: str) -> Site:
+    """The site of that name.
+
+    Raises: SiteError that names the nearest sites there are.
+    """
+    modules = dict(module.named_modules())
+    if name in modules and name:
+        return Site(name, name, "output", _output_width(modules[name]))
+    try:
+        known = {site.name: site for site in list_sites(module)}
+    except SiteError:
+        known = {}
+    if isinstance(name, str) and name in known:
+        return known[name]
+    near = difflib.get_close_matches(str(name), [*known, *modules], n=4, cutoff=0.5)
+    if match := _NAMED.fullmatch(str(name)):
+        depths = [int(site.rpartition(".")[2]) for site in known if site.startswith(f"{match[1]}.")]
+        what = f"layers {min(depths)} to {max(depths)}" if depths else "no layer of this model"
+        raise SiteError(f"There is no site {name!r}: {match[1]} exists at {what}. List all with: itda sites MODEL")
+    hint = f"Did you mean {', '.join(near)}?" if near else "A site is named like resid_post.3."
+    raise SiteError(f"There is no site {name!r} in this model. {hint} List all with: itda sites MODEL")
+
+
+def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Path and list of the language model's layers.
+
+    Raises: SiteError if the model has no such list; its modules can still be named by path.
+    """
+    depth = getattr(text_config(module.config), "num_hidden_layers", None)
+    lists = [(path, item) for path, item in module.named_modules() if isinstance(item, nn.ModuleList) and len(item)]
+    if depth is not None:
+        lists = [(path, item) for path, item in lists if len(item) == depth]
+    if not lists:
+        raise SiteError(
+            f"{type(module).__name__} has no list of {depth} layers, so it has no named sites. Name a module by its path."
+        )
+    # Other lists of the same length exist (norms, experts, a vision tower): the layers hold the most weights.
+    return max(lists, key=lambda entry: (_has_attention(entry[1]), sum(p.numel() for p in entry[1].parameters())))
+
+
+def _has_attention(layers: nn.ModuleList) -> bool:
+    return any(_attention(layer) is not None for layer in layers)
+
+
+def _layer_sites(path: str, layer: nn.Module, index: int, width: int) -> Iterator[Site]:
+    base = f"{path}.{index}"
+    yield Site(f"resid_pre.{index}", base, "input", width)
+    attention = _attention(layer)
+    if attention is not None:
+        found = _last_projection(layer, width, inside=attention)
+        if found:
+            yield Site(f"attn_heads.{index}", f"{base}.{found[0]}", "input", found[1])
+            yield Site(f"attn_out.{index}", f"{base}.{found[0]}", "output", width)
+    experts = _mixture_of_experts(layer)
+    if experts is not None:
+        router = next((name for name in ("gate", "router") if hasattr(layer.get_submodule(experts), name)), None)
+        if router:
+            weight = getattr(layer.get_submodule(f"{experts}.{router}"), "weight", None)
+            yield Site(f"router.{index}", f"{base}.{experts}.{router}", "output", None if weight is None else len(weight))
+        yield Site(f"mlp_out.{index}", f"{base}.{experts}", "output", width)
+    elif found := _last_projection(layer, width, outside=attention):
+        yield Site(f"mlp_neurons.{index}", f"{base}.{found[0]}", "input", found[1])
+        yield Site(f"mlp_out.{index}", f"{base}.{found[0]}", "output", width)
+    yield Site(f"resid_post.{index}", base, "output", width)
+
+
+def _attention(layer: nn.Module) -> str | None:
+    """Name of the child that is the self-attention."""
+    for name, child in layer.named_children():
+        called = f"{name} {type(child).__name__}".lower()
+        is_attention = ("attention" in called or "attn" in called) and "cross" not in called
+        if is_attention and any(_widths(item) for item in child.modules()):
+            return name
+    return None
+
+
+def _mixture_of_experts(layer: nn.Module) -> str | None:
+    """Path of the module in a layer that holds experts and their router."""
+    return next((name for name, item in layer.named_modules() if name and hasattr(item, "experts")), None)
+
+
+def _last_projection(
+    layer: nn.Module, width: int, *, inside: str | None = None, outside: str | None = None
+) -> tuple[str, int] | None:
+    """Path and input width of the last linear map of a layer that leads back to the residual stream."""
+    found = None
+    for name, item in layer.named_modules():
+        parent = name.partition(".")[0]
+        widths = _widths(item)
+        wanted = parent == inside if inside else parent != outside
+        if wanted and widths and widths[1] == width and "cross" not in name.lower():
+            found = (name, widths[0])
+    return found
+
+
+def _widths(module: nn.Module) -> tuple[int, int] | None:
+    """Input and output width of a linear map, plain, quantised or GPT-2's transposed one."""
+    if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        return module.in_features, module.out_features
+    if hasattr(module, "nx") and hasattr(module, "nf"):
+        return module.nx, module.nf
+    return None
+
+
+def _output_width(module: nn.Module) -> int | None:
+    if widths := _widths(module):
+        return widths[1]
+    if isinstance(module, nn.Embedding):
+        return module.embedding_dim
+    weight = getattr(module, "weight", None)
+    return len(weight) if weight is not None and weight.ndim == 1 else None  # a norm

@@ -1,0 +1,47 @@
+"""Checks that every step's options share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from itda.errors import OptionError
+
+Options = TypeVar("Options")
+
+
+def checked(kind: Callable[..., Options], given: dict[str, Any]) -> Options:
+    """The options as their dataclass.
+
+    Raises: OptionError for a name that the dataclass does not have, with those it has.
+    """
+    known = list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise OptionError(f"There is no option {', '.join(map(repr, unknown))}. The options are {', '.join(known)}.")
+    return kind(**given)
+
+
+def whole(name: str, value: Any, *, least: int = 1) -> None:
+    """Refuse what is not a whole number of at least `least`.
+
+    Raises: OptionError.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} must be a whole number of at least {least}. Got {value!r} instead.")
+
+
+def share(name: str, value: Any) -> None:
+    """Refuse what is not a number above 0 and below 1.
+
+    Raises: OptionError.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise OptionError(f"{name} must be a number between 0 and 1. Got {value!r} instead.")
+
+
+def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse what is not one of the allowed words.
+
+    Raises: OptionError.
+    """
+    if value not in allowed:
+        raise OptionError(f"{name} must be one of {', '.join(allowed)}. Got {value!r} instead.")
