@@ -131,7 +131,10 @@ def main() -> None:
         seen += batch[:, 1:].numel()
         if step % 100 == 0:
             held_out, _ = held_out_loss(model, test[::4])
-            print(f"step {step} loss {loss.item():.3f} held out {held_out:.3f} seconds {time.monotonic() - started:.0f}", flush=True)
+            print(
+                f"step {step} loss {loss.item():.3f} held out {held_out:.3f} seconds {time.monotonic() - started:.0f}",
+                flush=True,
+            )
     model = model.to(torch.float16).float()  # the loss in the card is that of the shipped half-precision weights
     loss_reached, tokens = held_out_loss(model, test)
     for rate in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
@@ -148,7 +151,7 @@ works with no network. It knows the wording of Python's own documentation and no
 - Text: `pydoc_data.topics` and the docstrings of the standard library of Python {platform.python_version()}
   ({len(texts):,} documents, sha256 {digest[:16]}), one document in twenty held out
 - Training: {options.steps} steps of AdamW, {seen:,} tokens, seed {SEED}, on the CPU
-- Loss on the held-out documents (their first {WINDOW} tokens, {tokens:,} predictions): {loss_reached:.3f} nats per token
+- Loss on held-out documents (their first {WINDOW} tokens, {tokens:,} predictions): {loss_reached:.3f} nats per token
 - Weights: float16 safetensors, CC0
 
 Made by `tools/train_embedded.py`.

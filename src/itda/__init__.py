@@ -1,0 +1,79 @@
+"""Inference-Time Decomposition of Activations: write a model's activations as sums of real, named ones.
+
+    import itda
+
+    model = itda.load_model("path/or/hub-name")
+    train, held_out = itda.Corpus.from_files("stories.json").split()
+    dictionary = itda.build(model, train, site="resid_post.2", atoms=1024)
+    print(itda.evaluate(dictionary, model, held_out))
+    print(itda.explain(dictionary, model, "Once upon a time"))
+
+Names are resolved when they are first used, so importing this loads nothing heavy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from itda.building import build, build_from_activations, build_many
+    from itda.capturing import capture
+    from itda.data.activations import Activations
+    from itda.data.corpus import Corpus
+    from itda.data.dictionary import Dictionary
+    from itda.data.encoding import Encoding
+    from itda.encoding import encode
+    from itda.errors import ItdaError
+    from itda.evaluation import evaluate
+    from itda.explaining import explain
+    from itda.models.loading import load_model, wrap
+    from itda.pursuit import Codes, Coding
+
+_HOMES = {
+    "Activations": "itda.data.activations",
+    "Codes": "itda.pursuit",
+    "Coding": "itda.pursuit",
+    "Corpus": "itda.data.corpus",
+    "Dictionary": "itda.data.dictionary",
+    "Encoding": "itda.data.encoding",
+    "ItdaError": "itda.errors",
+    "build": "itda.building",
+    "build_from_activations": "itda.building",
+    "build_many": "itda.building",
+    "capture": "itda.capturing",
+    "encode": "itda.encoding",
+    "evaluate": "itda.evaluation",
+    "explain": "itda.explaining",
+    "load_model": "itda.models.loading",
+    "wrap": "itda.models.loading",
+}
+
+__version__ = "0.1.0"
+__all__ = [
+    "Activations",
+    "Codes",
+    "Coding",
+    "Corpus",
+    "Dictionary",
+    "Encoding",
+    "ItdaError",
+    "__version__",
+    "build",
+    "build_from_activations",
+    "build_many",
+    "capture",
+    "encode",
+    "evaluate",
+    "explain",
+    "load_model",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"itda has no {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -98,7 +98,9 @@ class Capture:
 
     def __init__(self, model: Model, corpus: Corpus, sites: Sequence[str], options: CaptureOptions) -> None:
         if not isinstance(model, Model):
-            raise ModelError(f"A capture needs a Model from itda.load_model or itda.wrap. Got {type(model).__name__} instead.")
+            raise ModelError(
+                f"A capture needs a Model from itda.load_model or itda.wrap. Got {type(model).__name__} instead."
+            )
         if not isinstance(corpus, Corpus):
             raise CorpusError(f"A capture needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
         if not sites or len(set(sites)) < len(sites):
@@ -242,7 +244,9 @@ class Capture:
             counts["rows"] += len(chosen)
             first = ends
         offsets = np.cumsum([0, *(len(piece.window) for piece in pieces)])
-        rows = torch.from_numpy(np.concatenate([chosen + offset for chosen, offset in zip(taken, offsets, strict=False)]))
+        rows = torch.from_numpy(
+            np.concatenate([chosen + offset for chosen, offset in zip(taken, offsets, strict=False)])
+        )
         return Block(values[rows], self._sources(pieces, taken, counts["rows"] - len(rows)))
 
     def _sources(self, pieces: Sequence[Piece], taken: Sequence[NDArray[np.int64]], first: int) -> Sources:
@@ -314,19 +318,25 @@ def whole_windows(
             texts = [document.text for document in documents]
             yield from zip(documents, tokenizing.windows(model, texts, length=length, bos=bos), strict=True)
 
-    sizes = {document.id: len(parts) for document, parts in cut() if parts}
-    if not sizes:
+    lengths = {document.id: [len(part) for part in parts] for document, parts in cut() if parts}
+    if not lengths:
         raise CorpusError(f"The corpus {corpus.name} gives no token to look at.")
-    average = sum(len(part) for _, parts in cut() for part in parts) / sum(sizes.values())
-    wanted = sum(sizes.values()) if tokens is None else min(sum(sizes.values()), max(1, round(tokens / average)))
-    ranked = sorted(sizes, key=lambda id_: _digest(seed, id_))
-    shares = spread(wanted, {id_: sizes[id_] for id_ in ranked})
-    chosen = []
-    for document, parts in cut():
-        if parts and shares[document.id]:
-            order = np.random.default_rng(_digest(seed, document.id)).permutation(len(parts))
-            chosen += [(document, parts[place]) for place in sorted(order[: shares[document.id]].tolist())]
-    return chosen
+    orders = {id_: np.random.default_rng(_digest(seed, id_)).permutation(len(sizes)) for id_, sizes in lengths.items()}
+    ranked = sorted(lengths, key=lambda id_: _digest(seed, id_))
+    chosen: set[tuple[str, int]] = set()
+    left = tokens if tokens is not None else sum(map(sum, lengths.values()))
+    for turn in range(max(map(len, lengths.values()))):  # a window of every document before a second of any
+        for id_ in ranked:
+            if left > 0 and turn < len(orders[id_]):
+                place = int(orders[id_][turn])
+                chosen.add((id_, place))
+                left -= lengths[id_][place]
+    return [
+        (document, part)
+        for document, parts in cut()
+        for place, part in enumerate(parts)
+        if (document.id, place) in chosen
+    ]
 
 
 def decomposed(window: TokenWindow, values: Tensor, captured: Mapping[str, Any]) -> Tensor:

@@ -211,4 +211,3 @@ def _line(piece: Piece) -> Text:
     shown = source.text
     token = shown.find(f"[{printable(source.token or '')}]")
     return line + Text(shown[max(0, token - _CONTEXT) :] if token > _CONTEXT else shown)
-

@@ -33,7 +33,10 @@ class Builder(ABC):
 
     def __init__(self, width: int, coding: Coding, options: BuildOptions, *, backend: str = "auto") -> None:
         if options.atoms is not None and coding.steps > options.atoms:
-            raise OptionError(f"steps={coding.steps} is more than the {options.atoms} atoms asked for. Lower steps, or ask for more atoms.")
+            raise OptionError(
+                f"steps={coding.steps} is more than the {options.atoms} atoms asked for. "
+                "Lower steps, or ask for more atoms."
+            )
         self.coding, self.options, self.backend = coding, options, backend
         self.prepared = Prepared(torch.empty((0, width)), capacity=options.atoms or 0)
         self.rows_seen = 0
@@ -81,7 +84,7 @@ class Builder(ABC):
         size = len(self.prepared)
         if size < self.coding.steps:
             raise ActivationError(
-                f"The {self.rows_seen:,} rows gave only {size} atoms, fewer than the {self.coding.steps} pursuit steps. "
+                f"The {self.rows_seen:,} rows gave only {size} atoms, fewer than the {self.coding.steps} steps. "
                 "Give more varied rows, lower the threshold, or lower steps."
             )
         notes = []
@@ -166,7 +169,10 @@ class Builder(ABC):
             done = end
         if done:
             rest = torch.arange(done, len(self._waiting_rows))
-            self._waiting_rows, self._waiting_sources = self._waiting_rows[done:].clone(), self._waiting_sources.select(rest)
+            self._waiting_rows, self._waiting_sources = (
+                self._waiting_rows[done:].clone(),
+                self._waiting_sources.select(rest),
+            )
 
     def _look(self, place: slice, *, last: bool) -> None:
         rows = self._waiting_rows[place]
@@ -175,6 +181,7 @@ class Builder(ABC):
         self._sample.update(rows)
         if sources.named:
             self._token_means.update(rows, sources.token_id)
+        assert self._mean is not None
         chosen = self.choose(rows - self._mean, last)
         if chosen:
             self._atom_sources.append(sources.select(torch.tensor([index for index, _ in chosen])))

@@ -35,8 +35,10 @@ class PaperBuilder(Builder):
                 self.add(rows[[index for index, _ in chosen]])
         if len(self.prepared) >= limit or not len(self.prepared):
             return chosen
+        threshold = self.options.max_cosine_gap
+        assert threshold is not None
         gap = self._cosine_gap(rows)
-        added = torch.nonzero(gap > self.options.max_cosine_gap)[:, 0]
+        added = torch.nonzero(gap > threshold)[:, 0]
         if limit < float("inf"):
             added = added[: int(limit) - len(self.prepared)]
         if len(added):

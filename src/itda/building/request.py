@@ -43,7 +43,9 @@ class BuildRequest:
             raise OptionError("Give steps= or coding=, not both: a Coding has its steps.")
         foreign = {"greedy": "max_cosine_gap", "paper": "max_unexplained"}[self.method]
         if getattr(self, foreign) is not None:
-            raise OptionError(f"{foreign} is not a threshold of method={self.method!r}. Leave it out, or change the method.")
+            raise OptionError(
+                f"{foreign} is not a threshold of method={self.method!r}. Leave it out, or change the method."
+            )
 
     def builder(self, width: int, rows: int) -> Builder:
         """The builder for `rows` rows of this width.
@@ -53,9 +55,14 @@ class BuildRequest:
         if rows == 0:
             raise ActivationError("A dictionary needs activations to be built from. Got no rows.")
         if self.atoms is not None and isinstance(self.atoms, int) and self.atoms > rows:
-            raise OptionError(f"There are {rows:,} rows to take atoms from. Got atoms={self.atoms:,}; ask for fewer, or give more text.")
+            raise OptionError(
+                f"There are {rows:,} rows to take atoms from. Got atoms={self.atoms:,}; "
+                "ask for fewer, or give more text."
+            )
         coding = self.coding or (Coding(steps=default_steps(width)) if self.steps is None else Coding(steps=self.steps))
-        given: dict[str, Any] = {name: getattr(self, name) for name in ("center", "block") if getattr(self, name) is not None}
+        given: dict[str, Any] = {
+            name: getattr(self, name) for name in ("center", "block") if getattr(self, name) is not None
+        }
         if self.method == "paper":
             options = PaperOptions(atoms=self.atoms, max_cosine_gap=self.max_cosine_gap, **given)
             return PaperBuilder(width, coding, options, backend=self.backend)

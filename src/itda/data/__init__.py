@@ -1,0 +1,1 @@
+"""What flows between the steps, and how it is kept on disk."""

@@ -41,7 +41,9 @@ class CorpusSummary:
     """Hash of the ids of the used documents, in order."""
 
     def __str__(self) -> str:
-        left_out = [f"{count:,} {what}" for count, what in ((self.duplicates, "repeated"), (self.empty, "empty")) if count]
+        left_out = [
+            f"{count:,} {what}" for count, what in ((self.duplicates, "repeated"), (self.empty, "empty")) if count
+        ]
         tail = f" ({' and '.join(left_out)} left out)" if left_out else ""
         return f"{self.documents:,} documents, {self.characters:,} characters{tail}"
 
@@ -237,4 +239,3 @@ class Corpus:
             return texts
 
         return cls(read, "embedded")
-

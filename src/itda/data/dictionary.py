@@ -208,7 +208,7 @@ class Dictionary:
 
     def facts(self) -> dict[str, Any]:
         """Everything about the dictionary that is not an array, as plain values."""
-        return files.to_plain(
+        facts: dict[str, Any] = files.to_plain(
             {
                 "atoms": len(self),
                 "width": self.width,
@@ -217,6 +217,7 @@ class Dictionary:
                 "provenance": self.provenance.to_dict() if self.provenance else None,
             }
         )
+        return facts
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write everything to a folder, whole or not at all; saving it again gives the same bytes.
@@ -294,4 +295,3 @@ def _match(source: Source, text: str | None, token: str | None) -> int | None:
     if wanted in own.lower():
         return 1
     return 2 if wanted in source.text.lower() else None
-

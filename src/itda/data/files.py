@@ -66,6 +66,22 @@ def write_folder(
     return folder
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises: OutputError if it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_bytes(draft, text.encode())
+        draft.replace(path)
+    except OSError as error:
+        raise OutputError(_refusal(path, error)) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
     """Read a folder that `write_folder` wrote, checking every byte.
 
@@ -114,7 +130,9 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
             f"{path} has format version {version}; this itda reads up to {FORMAT_VERSION}. Upgrade itda to read it."
         )
     if content != _manifest_bytes({key: value for key, value in manifest.items() if key != "checksum"}):
-        raise FormatError(f"{path} is damaged: its checksum is not that of its content. Make it again or copy it again.")
+        raise FormatError(
+            f"{path} is damaged: its checksum is not that of its content. Make it again or copy it again."
+        )
     if found != f"itda.{kind}":
         raise FormatError(f"{folder} holds {found!r}, not 'itda.{kind}'. Check the path.")
     return {key: value for key, value in manifest.items() if key not in ("format", "version", "checksum")}

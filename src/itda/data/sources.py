@@ -16,6 +16,7 @@ from torch import Tensor
 from itda.errors import FormatError, ShapeError
 
 _ID_BYTES = 16
+_COLUMNS = ("row", "window", "char_start", "char_end", "token_id", "token_index")
 _CONTEXT_BEFORE, _CONTEXT_AFTER = 120, 40  # characters of `Source.text` around the token
 
 
@@ -214,15 +215,16 @@ class Sources:
             ids = [bytes(row.tolist()).hex() for row in tensors["window_document"]]
             windows = tuple(map(Window, ids, tensors["window_start"].tolist(), texts))
             names = _cut(tensors["token_name"], tensors["token_name_length"])
-            columns = [tensors[name] for name in ("row", "window", "char_start", "char_end", "token_id", "token_index")]
+            columns = {name: tensors[name] for name in _COLUMNS}
             token_names = dict(zip(tensors["token_name_id"].tolist(), names, strict=True))
         except (KeyError, ValueError, UnicodeDecodeError) as error:
             raise FormatError(f"The sources in this file are damaged: {error}.") from error
-        if any(column.shape != columns[0].shape for column in columns) or (
-            len(columns[1]) and not -1 <= int(columns[1].min()) <= int(columns[1].max()) < len(windows)
+        place = columns["window"]
+        if any(column.shape != place.shape for column in columns.values()) or (
+            len(place) and not -1 <= int(place.min()) <= int(place.max()) < len(windows)
         ):
             raise FormatError("The sources in this file are damaged: their columns do not fit together.")
-        return cls(*columns, windows, token_names)
+        return cls(**columns, windows=windows, token_names=token_names)
 
 
 def printable(text: str) -> str:

@@ -67,7 +67,9 @@ def evaluate(
     Raises: CorpusError if no held-out document is left; MismatchError; ModelError; OptionError.
     """
     if not isinstance(model, Model):
-        raise ModelError(f"evaluate needs a Model from itda.load_model or itda.wrap. Got {type(model).__name__} instead.")
+        raise ModelError(
+            f"evaluate needs a Model from itda.load_model or itda.wrap. Got {type(model).__name__} instead."
+        )
     if not isinstance(corpus, Corpus):
         raise CorpusError(f"evaluate needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
     if tokens is not None:
@@ -221,7 +223,11 @@ class _Pass:
         for name, value in vars(scores).items():
             if value is None:
                 continue
-            ends = interval(lambda drawn, name=name: getattr(_scores(drawn, _OWN), name), table, resamples=resamples, seed=seed)  # type: ignore[misc]
+
+            def measure(drawn: Totals, name: str = name) -> float:
+                return float(getattr(_scores(drawn, _OWN), name))
+
+            ends = interval(measure, table, resamples=resamples, seed=seed)
             if ends is not None:
                 intervals[name] = ends
         shares = torch.cat(self.unexplained).double().numpy()
@@ -276,9 +282,7 @@ def _scores(totals: Totals, name: str, ablation: str = "") -> Scores:
             "ce_score_mean": _ratio(own - mean, clean - mean),
             "kl": float(totals[f"kl {name}"] / totals["predictions"]),
         }
-    return Scores(
-        fvu=_ratio(error, spread), residual_fvu=None if beyond is None else _ratio(error, beyond), **losses
-    )
+    return Scores(fvu=_ratio(error, spread), residual_fvu=None if beyond is None else _ratio(error, beyond), **losses)
 
 
 def _ratio(part: Any, total: Any) -> float:

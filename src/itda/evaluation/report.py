@@ -104,7 +104,11 @@ class Report:
         yield Text(f"{self.atoms:,} atoms, {steps} steps, at {self.site} of {self.model}", style="bold")
         yield Text(
             f"{self.tokens:,} held-out tokens of {self.documents:,} documents"
-            + (f" ({self.excluded_documents:,} documents it was built from left out)" if self.excluded_documents else "")
+            + (
+                f" ({self.excluded_documents:,} documents it was built from left out)"
+                if self.excluded_documents
+                else ""
+            )
         )
         yield Text("")
         yield Group(self._scores_table(), Text(""), *map(Text, self._lines()))
@@ -112,28 +116,29 @@ class Report:
     def _scores_table(self) -> Table:
         table = Table(show_edge=False, pad_edge=False)
         table.add_column("reconstruction", no_wrap=True)
-        for name in ("FVU", "residual FVU", "ΔCE nats", "CE score", "CE score (mean)", "KL nats"):
-            table.add_column(name, justify="right")
+        for name in ("FVU", "residual FVU", "ΔCE nats", "CE score", "CE score, mean", "KL nats"):
+            table.add_column(name, justify="right", no_wrap=True)
         rows = {"this dictionary": self.scores, **{f"  {name}": scores for name, scores in self.baselines.items()}}
         if self.everything_replaced:
             rows["this dictionary, every token"] = self.everything_replaced
         for name, scores in rows.items():
             values = list(asdict(scores).values())
             table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
-        ends = [self.intervals.get(name) for name in asdict(self.scores)]
-        cells = ("" if end is None else f"{end[0]:.4f}…{end[1]:.4f}" for end in ends)
-        table.add_row("  95 % over documents", *cells, style="dim")
         return table
 
     def _lines(self) -> list[str]:
+        ends = ", ".join(f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in self.intervals.items())
         quantiles = ", ".join(f"{name} {value:.3f}" for name, value in self.unexplained.items())
         lines = [
+            f"95 % over documents: {ends}",
             f"unexplained share of a token: {quantiles}",
             f"L0 {self.l0:.1f}, cosine {self.cosine:.4f}, atoms never used {self.atoms_never_used:,}, "
             f"used in half of all codes {self.atoms_used_everywhere:,}",
         ]
         if self.loss is not None:
-            lines.append(f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}, the mean {self.loss_mean:.4f}")
+            lines.append(
+                f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}, the mean {self.loss_mean:.4f}"
+            )
         else:
             lines.append("no loss: the model is an encoder")
         if any(self.not_decomposed.values()):

@@ -85,7 +85,7 @@ class ModelRecord:
         if self.tokenizer != other.tokenizer:
             raise MismatchError(
                 f"{what} was made with another tokenizer ({self.tokenizer[:8]}) than the one that came with "
-                f"{other.id!r} ({other.tokenizer[:8]}). Use that tokenizer, or go on with check_model=False (--any-model)."
+                f"{other.id!r} ({other.tokenizer[:8]}). Use that one, or go on with check_model=False (--any-model)."
             )
         differing = [
             f"{name} {value!r} then, {other.settings[name]!r} now"

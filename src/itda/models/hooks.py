@@ -13,7 +13,7 @@ from itda.models.sites import Site
 Inputs = Mapping[str, Tensor]
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818
     """Everything that was asked for has been read; the rest of the forward pass is not needed."""
 
 

@@ -147,7 +147,9 @@ def load_model(
     from transformers.utils import logging
 
     source, folder = _locate(str(name))
-    placement = device or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    placement = device or (
+        "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    )
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     logging.disable_progress_bar()
@@ -204,7 +206,9 @@ def _locate(name: str) -> tuple[str, Path | None]:
             raise ModelError(f"The folder {name} has no config.json, so it holds no Hugging Face model.")
         return name, folder
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise ModelError(f"There is no folder {name}. Give a folder with config.json and weights, or a name on the hub.")
+        raise ModelError(
+            f"There is no folder {name}. Give a folder with config.json and weights, or a name on the hub."
+        )
     return name, None
 
 

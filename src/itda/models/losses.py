@@ -11,7 +11,9 @@ from itda.models.loading import Model
 from itda.models.sites import Site
 
 
-def predict(model: Model, inputs: Inputs, site: Site | None = None, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def predict(
+    model: Model, inputs: Inputs, site: Site | None = None, change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Log-probabilities of the next token, float32 (B, T, vocabulary).
 
     Args:

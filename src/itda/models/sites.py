@@ -85,7 +85,8 @@ def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
         lists = [(path, item) for path, item in lists if len(item) == depth]
     if not lists:
         raise SiteError(
-            f"{type(module).__name__} has no list of {depth} layers, so it has no named sites. Name a module by its path."
+            f"{type(module).__name__} has no list of {depth} layers, so it has no named sites. "
+            "Name a module by its path."
         )
     # Other lists of the same length exist (norms, experts, a vision tower): the layers hold the most weights.
     return max(lists, key=lambda entry: (_has_attention(entry[1]), sum(p.numel() for p in entry[1].parameters())))
@@ -109,7 +110,9 @@ def _layer_sites(path: str, layer: nn.Module, index: int, width: int) -> Iterato
         router = next((name for name in ("gate", "router") if hasattr(layer.get_submodule(experts), name)), None)
         if router:
             weight = getattr(layer.get_submodule(f"{experts}.{router}"), "weight", None)
-            yield Site(f"router.{index}", f"{base}.{experts}.{router}", "output", None if weight is None else len(weight))
+            yield Site(
+                f"router.{index}", f"{base}.{experts}.{router}", "output", None if weight is None else len(weight)
+            )
         yield Site(f"mlp_out.{index}", f"{base}.{experts}", "output", width)
     elif found := _last_projection(layer, width, outside=attention):
         yield Site(f"mlp_neurons.{index}", f"{base}.{found[0]}", "input", found[1])
@@ -149,9 +152,9 @@ def _last_projection(
 def _widths(module: nn.Module) -> tuple[int, int] | None:
     """Input and output width of a linear map, plain, quantised or GPT-2's transposed one."""
     if hasattr(module, "in_features") and hasattr(module, "out_features"):
-        return module.in_features, module.out_features
+        return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
     if hasattr(module, "nx") and hasattr(module, "nf"):
-        return module.nx, module.nf
+        return int(module.nx), int(module.nf)  # type: ignore[arg-type]
     return None
 
 

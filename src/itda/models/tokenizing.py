@@ -55,11 +55,15 @@ def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None
         raise OptionError(f"A window of {length} tokens is longer than the {model.positions} this model takes.")
     begin = tokenizer.bos_token_id
     if bos and begin is None:
-        raise ModelError(f"The tokenizer of {model.id!r} has no begin token, so bos=True cannot be done. Leave bos out.")
+        raise ModelError(
+            f"The tokenizer of {model.id!r} has no begin token, so bos=True cannot be done. Leave bos out."
+        )
     added = tokenizer.num_special_tokens_to_add()
     room = length if added or not bos else length - 1
     if room - added < 1:
-        raise OptionError(f"A window of {length} tokens has no room for text beside {length - room + added} special ones.")
+        raise OptionError(
+            f"A window of {length} tokens has no room for text beside {length - room + added} special ones."
+        )
     if not texts:
         return []
     # Straight to the tokenizer's core: the Python wrapper re-reads its settings, and may warn, at every call.
@@ -139,13 +143,15 @@ def _padding_id(model: Model) -> int:
     return 0
 
 
-def _window(encoding: object, seen: int, literal: NDArray[np.int64], begin: int | None, bos: bool | None) -> TokenWindow:
+def _window(
+    encoding: object, seen: int, literal: NDArray[np.int64], begin: int | None, bos: bool | None
+) -> TokenWindow:
     ids = np.array(encoding.ids, np.int64)  # type: ignore[attr-defined]
     offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)  # type: ignore[attr-defined]
     added = np.array(encoding.special_tokens_mask, np.bool_)  # type: ignore[attr-defined]
     if bos is False and len(ids) and added[0] and ids[0] == begin:
         ids, offsets, added = ids[1:], offsets[1:], added[1:]
-    if bos and not (len(ids) and added[0] and ids[0] == begin):
+    if bos and begin is not None and not (len(ids) and added[0] and ids[0] == begin):
         ids, added = np.insert(ids, 0, begin), np.insert(added, 0, True)
         offsets = np.insert(offsets, 0, 0, axis=0)
     own = offsets[~added]

@@ -1,0 +1,47 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BENCHMARKS := $(wildcard benchmarks/bench_*.py)
+
+.PHONY: help setup demo test lint format bench docs clean
+
+help:
+	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
+	@echo "make test   set up, then run the tests; real models are read from ITDA_TEST_DATA (default ../shared/data)"
+	@echo "make lint   style, types and layers        make docs   write the generated pages of docs/"
+	@echo "make bench  every benchmark; tables on the terminal, numbers in benchmarks/results"
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "itda needs Python 3.11 or newer")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/itda demo --out itda-demo --overwrite
+
+test: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/write_docs.py --check
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)
+	$(BIN)/python tools/write_docs.py
+
+bench: $(READY)
+	set -e; for script in $(BENCHMARKS); do HF_HUB_OFFLINE=1 $(BIN)/python $$script; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

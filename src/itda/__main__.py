@@ -1,0 +1,6 @@
+"""`python -m itda` is the command line."""
+
+from itda.cli import main
+
+if __name__ == "__main__":
+    main()

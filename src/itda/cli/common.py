@@ -1,0 +1,133 @@
+"""Arguments that several verbs share, and how results are printed."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from itda.errors import OptionError
+
+if TYPE_CHECKING:
+    from itda.data.corpus import Corpus
+    from itda.data.dictionary import Dictionary
+    from itda.models.loading import Model
+
+EMBEDDED = "embedded"
+
+ModelName = Annotated[
+    str, typer.Argument(help="A folder, a name on the Hugging Face hub, or `embedded`.", show_default=True)
+]
+Folder = Annotated[Path, typer.Argument(help="Folder of a dictionary, or its name on the Hugging Face hub.")]
+OtherModel = Annotated[
+    str | None, typer.Option("--model", help="The model; by default the one recorded in the dictionary.")
+]
+AnyModel = Annotated[
+    bool, typer.Option("--any-model", help="Go on although the model is not the one the dictionary was built on.")
+]
+CorpusPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--corpus",
+        help="Text: a .txt, .json or .jsonl file or a folder of them; the embedded text for the embedded model.",
+    ),
+]
+SplitOn = Annotated[
+    str | None, typer.Option(help="Cut each text file into documents at this string; \\n is a line end.")
+]
+TextField = Annotated[str, typer.Option(help="Where JSON objects keep their text.")]
+EncodingErrors = Annotated[str, typer.Option(help="`strict`, or `replace` for files that are not all UTF-8.")]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, or auto to spread the model; by default the accelerator if there is one."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="Data type of the weights: float32, bfloat16, ...; by default float32 on the CPU, else the model's own."
+    ),
+]
+Attention = Annotated[str | None, typer.Option(help="transformers' attention implementation: eager, sdpa, ...")]
+Tokenizer = Annotated[str | None, typer.Option(help="Folder or name of the tokenizer, if the model has none.")]
+Steps = Annotated[int | None, typer.Option(help="Pursuit steps: the most atoms a code can use.")]
+Seed = Annotated[int, typer.Option(help="Which documents and tokens are taken.")]
+Out = Annotated[Path, typer.Option(help="Folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if itda wrote it before.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+def open_corpus(
+    path: Path | None, model_name: str, split_on: str | None, text_field: str, encoding_errors: str
+) -> "Corpus":
+    """The corpus at a path, or the embedded one for the embedded model.
+
+    Raises: OptionError without a path for another model.
+    """
+    from itda.data.corpus import Corpus
+
+    if path is None or str(path) == EMBEDDED:
+        if path is None and model_name != EMBEDDED:
+            raise OptionError(
+                "Which text should be read? Give --corpus PATH (.txt, .json, .jsonl or a folder), or --corpus embedded."
+            )
+        return Corpus.embedded()
+    separator = split_on.replace("\\n", "\n").replace("\\t", "\t") if split_on else split_on
+    return Corpus.from_files(path, split_on=separator, text_field=text_field, encoding_errors=encoding_errors)
+
+
+def open_model(
+    name: str,
+    device: str | None = None,
+    dtype: str | None = None,
+    attention: str | None = None,
+    tokenizer: str | None = None,
+) -> "Model":
+    """The model of that name."""
+    from itda.models.loading import load_model
+
+    return load_model(name, device=device, dtype=dtype, attention=attention, tokenizer=tokenizer)
+
+
+def open_both(
+    folder: Path, model: str | None, device: str | None = None, dtype: str | None = None, attention: str | None = None,
+    tokenizer: str | None = None,
+) -> "tuple[Dictionary, Model]":  # fmt: skip
+    """A dictionary and the model it names, or another.
+
+    Raises: FormatError, ModelError, OptionError.
+    """
+    from itda.data.dictionary import Dictionary
+
+    dictionary = Dictionary.from_pretrained(str(folder))
+    return dictionary, open_model(model or dictionary.model_id, device, dtype, attention, tokenizer)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_rich(*things: Any) -> None:
+    """Tables and text on stdout, as wide as the terminal; 120 columns into a file or pipe."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
+    for thing in things:
+        console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line on stderr, without the line of code they came from."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        typer.echo(f"itda: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,46 @@
+"""itda evaluate"""
+
+from typing import Annotated
+
+import typer
+
+from itda.cli import common
+
+
+def evaluate(
+    folder: common.Folder,
+    corpus: common.CorpusPath = None,
+    model: common.OtherModel = None,
+    tokens: Annotated[int | None, typer.Option(help="Look at about so many tokens in whole windows.")] = 20_000,
+    steps: common.Steps = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Measure the mean, the token mean and random atoms too.")
+    ] = True,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    any_model: common.AnyModel = False,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+    json: common.Json = False,
+) -> None:
+    """Measure a dictionary on documents it was not built from; the others are left out.
+
+    Example: `itda evaluate runs/l2 --corpus stories.json`
+    """
+    from itda.evaluation import evaluate as evaluate_on
+
+    with common.plain_warnings():
+        dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
+        texts = common.open_corpus(corpus, dictionary.model_id, split_on, text_field, encoding_errors)
+        report = evaluate_on(
+            dictionary, loaded, texts, tokens=tokens, steps=steps, baselines=baselines, seed=seed,
+            check_model=not any_model,
+        )  # fmt: skip
+    if json:
+        common.print_json(report.to_json())
+    else:
+        common.print_rich(report)

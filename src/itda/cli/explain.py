@@ -1,0 +1,39 @@
+"""itda explain"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from itda.cli import common
+
+
+def explain(
+    folder: common.Folder,
+    text: Annotated[str, typer.Argument(help="Any text.")],
+    model: common.OtherModel = None,
+    steps: common.Steps = None,
+    svg: Annotated[Path | None, typer.Option(help="Also write the table as a picture.")] = None,
+    any_model: common.AnyModel = False,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+    json: common.Json = False,
+) -> None:
+    """Write each token of a text as a sum of atoms, with the text that each atom came from.
+
+    Example: `itda explain runs/l2 "Once upon a time"`
+    """
+    from itda.data.files import write_text
+    from itda.explaining import explain as explain_text
+
+    with common.plain_warnings():
+        dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
+        explanation = explain_text(dictionary, loaded, text, steps=steps, check_model=not any_model)
+    if svg:
+        write_text(svg, explanation.to_svg())
+    if json:
+        common.print_json(explanation.to_json())
+    else:
+        common.print_rich(explanation)

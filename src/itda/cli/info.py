@@ -1,0 +1,49 @@
+"""itda info"""
+
+from itda.cli import common
+
+_SHOWN = 10
+
+
+def info(folder: common.Folder, json: common.Json = False) -> None:
+    """Say what a dictionary is: model, site, corpus, how it was built, and its most used atoms.
+
+    Example: `itda info runs/l2`
+    """
+    from itda.data.dictionary import Dictionary
+
+    dictionary = Dictionary.from_pretrained(str(folder))
+    most_used = dictionary.usage_counts.argsort(descending=True, stable=True)[:_SHOWN].tolist()
+    never = int((dictionary.usage_counts == 0).sum())
+    if json:
+        atoms = [
+            {"atom": atom, "uses": int(dictionary.usage_counts[atom]), **dictionary.sources[atom].to_dict()}
+            for atom in most_used
+        ]
+        facts = {"documents": len(dictionary.documents), "never_used": never, "fingerprint": dictionary.fingerprint}
+        common.print_json({**dictionary.facts(), **facts, "most_used": atoms})
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    build, provenance = dictionary.build, dictionary.provenance
+    lines = [repr(dictionary)]
+    if provenance:
+        settings = ", ".join(provenance.model.settings.values())
+        lines.append(f"model       {provenance.model.id} ({settings})")
+        lines.append(
+            f"corpus      {provenance.corpus_name}, {len(dictionary.documents):,} documents, "
+            f"fingerprint {provenance.corpus[:12]}"
+        )
+        counts = ", ".join(f"{count:,} {name}" for name, count in provenance.capture["counts"].items())
+        lines.append(f"read        {counts} (windows of {provenance.capture['window']} tokens)")
+    lines.append(f"built       {build.method}, {build.rows:,} rows, smallest novelty {build.threshold:.3f}")
+    coding = dictionary.coding
+    lines.append(f"coding      {coding.method}, {coding.steps} steps{', refit' if coding.refit else ''}")
+    lines.append(f"unexplained {build.unexplained:.1%} on a sample of the rows it was built from")
+    lines.append(f"versions    {', '.join(f'{name} {number}' for name, number in build.versions.items())}")
+    lines += [f"note        {note}" for note in build.notes]
+    table = Table("uses", "atom", "text", show_edge=False, pad_edge=False, title="most used", title_justify="left")
+    for atom in most_used:
+        table.add_row(f"{int(dictionary.usage_counts[atom]):,}", str(atom), Text(dictionary.sources[atom].text))
+    common.print_rich("\n".join(lines), "", table, f"\n{never:,} atoms are never used on that sample")

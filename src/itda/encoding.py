@@ -1,0 +1,68 @@
+"""Corpus + model + dictionary -> codes, each with its source."""
+
+from typing import Any
+
+from itda import progress as progress_bars
+from itda.capturing import Capture, CaptureOptions
+from itda.data.corpus import Corpus
+from itda.data.dictionary import Dictionary
+from itda.data.encoding import Encoding
+from itda.data.sources import Sources
+from itda.explaining import place_of
+from itda.models.loading import Model
+from itda.options import checked
+from itda.pursuit import Codes, Coding
+
+# Of the capture a dictionary was built from, what decides which activations it is meant for
+_INHERITED = ("window", "bos", "special_tokens", "sinks", "sink_ratio")
+
+
+def encode(
+    dictionary: Dictionary,
+    model: Model,
+    corpus: Corpus,
+    *,
+    tokens: int | None = None,
+    steps: int | None = None,
+    coding: Coding | None = None,
+    site: str | None = None,
+    seed: int = 0,
+    check_model: bool = True,
+    backend: str = "auto",
+    progress: bool = True,
+    **capture_options: Any,
+) -> Encoding:
+    """Write the activations of a corpus as codes, without ever holding them all.
+
+    Args:
+        dictionary: whose atoms the codes name.
+        model: the model it was built on.
+        corpus: what it reads.
+        tokens: how many rows, spread evenly over the documents; all by default.
+        steps, coding: instead of the dictionary's own coding.
+        site: where, for a dictionary that was built from a bare array.
+        seed: which tokens are taken when not all are.
+        check_model: refuse a model with other weights than the dictionary's.
+        backend: of the pursuit.
+        progress: draw a bar on stderr.
+        capture_options: fields of `itda.capturing.CaptureOptions`; those of the dictionary's own capture by default.
+    Returns: codes and sources of N rows.
+    Raises: MismatchError, CorpusError, ModelError, OptionError.
+    """
+    where = place_of(dictionary, model, site, check_model)
+    own = dictionary.provenance.capture if dictionary.provenance else {}
+    inherited = {name: own[name] for name in _INHERITED if name in own}
+    options = checked(CaptureOptions, {**inherited, "tokens": tokens, "seed": seed, **capture_options})
+    run = Capture(model, corpus, [where], options)
+    used = (coding or dictionary.coding).with_options(steps=steps)
+    codes: list[Codes] = []
+    sources: list[Sources] = []
+    with progress_bars.bar("encode", run.total, show=progress) as advance:
+        for blocks in run:
+            block = blocks[where]
+            codes.append(dictionary.encode(block.rows, coding=used, backend=backend))
+            sources.append(block.sources)
+            advance(len(block.rows))
+    return Encoding(
+        Codes.concatenate(codes), Sources.concatenate(sources), dictionary.fingerprint, used, run.provenance(where)
+    )
