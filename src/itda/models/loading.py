@@ -253,6 +253,12 @@ def _fast(tokenizer: Any) -> Any:
             f"{type(tokenizer).__name__} does not tell which characters a token stands for. "
             "Use the fast tokenizer of this model (AutoTokenizer gives it where there is one)."
         )
+    # Without its files transformers makes an empty tokenizer of the right class, and says nothing.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ModelError(
+            f"This {type(tokenizer).__name__} has no vocabulary: the files of the model's tokenizer are missing. "
+            "Name another folder or pass a tokenizer: load_model(..., tokenizer=...) (--tokenizer)."
+        )
     return tokenizer
 
 

@@ -65,7 +65,7 @@ def resolve(module: nn.Module, name: str) -> Site:
         known = {}
     if isinstance(name, str) and name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), [*known, *modules], n=4, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), [*known, *filter(None, modules)], n=4, cutoff=0.5)
     if match := _NAMED.fullmatch(str(name)):
         depths = [int(site.rpartition(".")[2]) for site in known if site.startswith(f"{match[1]}.")]
         what = f"layers {min(depths)} to {max(depths)}" if depths else "no layer of this model"

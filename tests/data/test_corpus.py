@@ -1,0 +1,160 @@
+import json
+
+import pytest
+
+from itda import Corpus
+from itda.errors import CorpusError, OptionError
+
+
+def test_repeated_and_empty_documents_are_left_out_and_counted():
+    corpus = Corpus.from_texts(["one", "", "two", "one", "  \n", "one "])
+    assert [document.text for document in corpus] == ["one", "two", "one "]
+    assert (corpus.summary.duplicates, corpus.summary.empty, corpus.summary.documents) == (1, 2, 3)
+    assert "1 repeated and 2 empty left out" in repr(corpus)
+
+
+def test_ids_depend_on_the_text_alone():
+    assert Corpus.from_texts(["a b", "c"]).ids[1] == Corpus.from_texts(["c"]).ids[0]
+
+
+def test_the_fingerprint_knows_content_and_order():
+    prints = {Corpus.from_texts(texts).fingerprint for texts in (["a", "b"], ["b", "a"], ["a", "b", "c"])}
+    assert len(prints) == 3
+    assert Corpus.from_texts(["a", "b", "a"]).fingerprint == Corpus.from_texts(["a", "b"]).fingerprint
+
+
+def test_split_shares_no_document_and_is_the_same_in_any_order():
+    texts = [f"text {number}" for number in range(50)]
+    train, held_out = Corpus.from_texts(texts).split(held_out=0.2, seed=3)
+    assert (len(train), len(held_out)) == (40, 10)
+    assert not set(train.ids) & set(held_out.ids)
+    _, other = Corpus.from_texts(texts[::-1]).split(held_out=0.2, seed=3)
+    assert set(other.ids) == set(held_out.ids)
+    assert set(Corpus.from_texts(texts).split(held_out=0.2, seed=4)[1].ids) != set(held_out.ids)
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.5, 2])
+def test_split_needs_a_share(share):
+    with pytest.raises(OptionError, match="between 0 and 1"):
+        Corpus.from_texts(["a", "b"]).split(held_out=share)
+
+
+def test_one_document_cannot_be_split():
+    with pytest.raises(CorpusError, match="split_on"):
+        Corpus.from_texts(["only one"]).split()
+
+
+def test_every_file_kind_gives_the_same_documents(tmp_path):
+    texts = ["first text", "zweiter Text: ä 🙂", "third\ntext"]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps(texts))
+    (tmp_path / "c.json").write_text(json.dumps([{"text": text, "n": 1} for text in texts]))
+    (tmp_path / "d.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in texts) + "\n\n")
+    import zstandard
+
+    (tmp_path / "e.jsonl.zst").write_bytes(zstandard.compress((tmp_path / "d.jsonl").read_bytes()))
+    expected = Corpus.from_texts(texts).ids
+    for name in ("a.txt", "b.json", "c.json", "d.jsonl", "e.jsonl.zst"):
+        assert Corpus.from_files(tmp_path / name, split_on="\n\n").ids == expected, name
+    whole = Corpus.from_files(tmp_path, split_on="\n\n")
+    assert whole.ids == expected
+    assert whole.summary.duplicates == 4 * len(texts)
+
+
+def test_a_text_file_is_one_document_unless_split(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeffone\n\ntwo", encoding="utf-8")
+    assert [d.text for d in Corpus.from_files(tmp_path / "a.txt")] == ["one\n\ntwo"]
+
+
+def test_files_are_read_again_not_kept(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    corpus = Corpus.from_files(path)
+    path.write_text("after")
+    assert [document.text for document in corpus] == ["after"]
+
+
+def test_lone_surrogates_are_replaced(tmp_path):
+    (tmp_path / "a.json").write_text(r'["bad \ud800 text"]')
+    assert next(iter(Corpus.from_files(tmp_path / "a.json"))).text == "bad \ufffd text"
+
+
+def test_bytes_that_are_not_utf8(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9 au lait")
+    with pytest.raises(CorpusError, match="not UTF-8 at byte 3"):
+        Corpus.from_files(tmp_path / "a.txt").summary  # noqa: B018
+    replaced = Corpus.from_files(tmp_path / "a.txt", encoding_errors="replace")
+    assert next(iter(replaced)).text == "caf\ufffd au lait"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.json", "{", "not valid JSON"),
+        ("a.json", '{"text": "x"}', "must hold a list"),
+        ("a.json", "[3]", "must be a string. Got int"),
+        ("a.json", '[{"body": "x"}]', "no field 'text'; it has 'body'"),
+        ("a.jsonl", "nonsense", "not valid JSON"),
+        ("a.txt", "   ", "no document with text"),
+        ("a.pdf", "x", "must end in"),
+    ],
+)
+def test_bad_files_say_what_is_wrong(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(CorpusError, match=says):
+        Corpus.from_files(tmp_path / name).summary  # noqa: B018
+
+
+@pytest.mark.parametrize("path", ["missing.txt", "empty"])
+def test_missing_files_and_folders(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError, match="There is no file|has no file"):
+        Corpus.from_files(tmp_path / path)
+
+
+def test_other_mistakes(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(CorpusError, match="put it into a list"):
+        Corpus.from_texts("one string")
+    with pytest.raises(CorpusError, match="Got int"):
+        Corpus.from_texts(["a", 3])
+    with pytest.raises(CorpusError, match="at least one file"):
+        Corpus.from_files([])
+    with pytest.raises(OptionError, match="must not be empty"):
+        Corpus.from_files(tmp_path, split_on="")
+
+
+def test_datasets_streaming_or_not():
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_dict({"body": ["one", "two", "three"], "n": [1, 2, 3]})
+    for dataset in (rows, rows.to_iterable_dataset()):
+        corpus = Corpus.from_dataset(dataset, text_field="body", limit=2)
+        assert corpus.ids == Corpus.from_texts(["one", "two"]).ids
+        assert len(corpus) == 2  # a second reading
+    with pytest.raises(CorpusError, match="no column 'text'; its columns are body, n"):
+        Corpus.from_dataset(rows).summary  # noqa: B018
+
+
+def test_a_named_dataset_is_streamed_from_a_folder(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    assert Corpus.from_dataset(str(tmp_path)).ids == Corpus.from_texts(["one", "two"]).ids
+    with pytest.raises(CorpusError, match="cannot be loaded"):
+        Corpus.from_dataset(str(tmp_path / "nothing"))
+
+
+def test_without_the_extra_the_error_names_it(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'itda\[data\]'"):
+        Corpus.from_dataset("anything")
+
+
+def test_the_embedded_corpus_is_there():
+    corpus = Corpus.embedded()
+    assert len(corpus) > 1500
+    texts = [document.text for document in corpus]
+    assert any("class json.decoder.JSONDecoder" in text for text in texts)
+    assert not any(len(text.strip()) == 0 for text in texts)
+    assert corpus.fingerprint == Corpus.embedded().fingerprint

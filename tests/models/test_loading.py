@@ -1,0 +1,156 @@
+import json
+import shutil
+
+import pytest
+import torch
+from support import tiny
+
+from itda import load_model, wrap
+from itda.errors import MismatchError, ModelError
+from itda.models.fingerprints import DifferentSettingsWarning
+from itda.models.losses import divergence, next_token_loss, predict
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = tmp_path / "model"
+    tiny.module("GPT-2").save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_loads_as_the_model_it_holds(saved):
+    model = load_model(saved)
+    assert type(model.module).__name__ == "GPT2LMHeadModel"
+    assert (model.width, model.window, model.causal, model.predicts) == (16, 64, True, True)
+    assert not model.module.training
+    assert model.middle_site == "resid_post.1"
+
+
+@pytest.mark.parametrize("name", list(tiny.ALL))
+def test_what_a_token_can_see_is_found_out(name):
+    model = wrap(tiny.module(name), tiny.tokenizer())
+    assert model.causal == (name not in tiny.ENCODERS)
+    assert model.predicts == model.causal
+
+
+def test_roberta_has_fewer_positions_than_it_says():
+    assert wrap(tiny.module("RoBERTa"), tiny.tokenizer()).positions == 62
+
+
+def test_encoders_load_without_a_head(tmp_path):
+    tiny.module("BERT").save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    model = load_model(tmp_path)
+    assert type(model.module).__name__ == "BertModel"
+
+
+def test_the_same_weights_are_the_same_model_however_they_come(saved):
+    by_path = load_model(saved).record
+    by_object = wrap(load_model(saved).module, tiny.tokenizer()).record
+    half = load_model(saved, dtype="bfloat16").record
+    assert by_path.is_same_model(by_object)
+    assert by_object.is_same_model(by_path)
+    assert by_path.is_same_model(half)
+    with pytest.warns(DifferentSettingsWarning, match="dtype 'float32' then, 'bfloat16' now"):
+        by_path.check_same(half, "This dictionary")
+
+
+def test_other_weights_are_another_model(saved):
+    record = load_model(saved).record
+    changed = load_model(saved)
+    with torch.no_grad():
+        changed.module.transformer.h[1].mlp.c_fc.weight.mul_(1.5)
+    other = wrap(changed.module, changed.tokenizer, id="tuned")
+    with pytest.raises(MismatchError, match="'tuned'"):
+        record.check_same(other.record, "This dictionary")
+    assert not record.is_same_model(wrap(tiny.module("Llama"), tiny.tokenizer()).record)
+    retokenized = wrap(load_model(saved).module, tiny.tokenizer(begin=False))
+    with pytest.raises(MismatchError, match="another tokenizer"):
+        record.check_same(retokenized.record, "This dictionary")
+
+
+def test_a_changed_weight_file_changes_the_fingerprint(saved):
+    before = load_model(saved).record.files
+    content = bytearray((saved / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (saved / "model.safetensors").write_bytes(bytes(content))
+    assert load_model(saved).record.files != before
+
+
+def test_padding_settings_do_not_make_another_tokenizer(saved):
+    model = load_model(saved)
+    before = load_model(saved).record.tokenizer
+    model.tokenizer(["a", "longer text"], padding=True, truncation=True, max_length=4)
+    assert model.record.tokenizer == before
+
+
+def test_the_loss_is_the_models_own(saved):
+    model = load_model(saved)
+    ids = torch.randint(5, 100, (2, 12))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        expected = model.module(**inputs, labels=ids).loss
+    clean = predict(model, inputs)
+    assert next_token_loss(clean, ids).mean() == pytest.approx(float(expected), abs=1e-5)
+    site = model.site("resid_post.1")
+    same = predict(model, inputs, site, lambda values: values)
+    other = predict(model, inputs, site, lambda values: torch.zeros_like(values))
+    assert divergence(clean, same).abs().max() == 0
+    assert (divergence(clean, other) >= -1e-6).all()
+    assert divergence(clean, other).mean() > 1e-3
+    by_torch = torch.nn.functional.kl_div(other[:, :-1], clean[:, :-1], log_target=True, reduction="none").sum(2)
+    assert torch.allclose(divergence(clean, other), by_torch, atol=1e-5)
+
+
+def test_the_embedded_model_is_the_default(embedded):
+    assert embedded.id == "embedded"
+    assert embedded.dtype == torch.float32
+    assert 1_000_000 <= embedded.module.num_parameters() <= 1_500_000
+
+
+def test_missing_pieces_are_named(tmp_path, saved):
+    with pytest.raises(ModelError, match="There is no folder"):
+        load_model(tmp_path / "nothing")
+    with pytest.raises(ModelError, match=r"has no config\.json"):
+        load_model(tmp_path)
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model("nobody/nothing-of-this-name")
+    bare = tmp_path / "bare"
+    shutil.copytree(saved, bare)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (bare / name).unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_model(bare)
+    assert load_model(bare, tokenizer=saved).tokenizer.is_fast
+    (saved / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(saved)
+
+
+def test_wrap_refuses_what_is_no_model():
+    with pytest.raises(ModelError, match="transformers model. Got str"):
+        wrap("gpt2", tiny.tokenizer())
+    with pytest.raises(ModelError, match="needs its tokenizer"):
+        wrap(tiny.module("GPT-2"), None)
+
+    class Slow:
+        is_fast = False
+
+    with pytest.raises(ModelError, match="which characters a token stands for"):
+        wrap(tiny.module("GPT-2"), Slow())
+
+
+def test_an_encoder_decoder_names_the_way_round():
+    import transformers
+
+    module = transformers.T5Model(transformers.T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+    with pytest.raises(ModelError, match="get_encoder"):
+        wrap(module, tiny.tokenizer())
+
+
+def test_the_models_config_is_not_changed_by_use(saved):
+    model = load_model(saved)
+    before = json.dumps(model.module.config.to_dict(), default=str)
+    _ = model.record, model.causal, model.sites()
+    assert json.dumps(model.module.config.to_dict(), default=str) == before

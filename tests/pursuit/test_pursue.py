@@ -1,0 +1,232 @@
+"""Every backend meets the plain definitions and known answers."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.signals import coherent, planted, unit
+
+from itda.errors import ActivationError, BackendError, OptionError, ShapeError
+from itda.pursuit import Codes, Coding, prepare, pursue, rebuild, reference
+
+ROUTES = [("torch", "mp"), ("numba", "mp"), ("torch", "omp"), ("auto", "mp"), ("auto", "omp")]
+
+
+@pytest.mark.parametrize(("backend", "method"), [*ROUTES, ("reference", "mp"), ("reference", "omp")])
+def test_finds_planted_atoms_in_order_of_size(backend, method):
+    rows, atoms, chosen = planted(rows=40, width=256, atoms=64, active=3)
+    codes = pursue(rows, atoms, Coding(steps=3, method=method), backend=backend)
+    assert torch.equal(codes.atoms.long(), chosen)
+    if method == "omp":  # exact recovery; plain pursuit keeps what the atoms share
+        assert codes.unexplained.max() < 1e-6
+
+
+@pytest.mark.parametrize(("backend", "method"), ROUTES)
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize(("rows", "width", "atoms", "steps"), [(50, 33, 70, 7), (1, 8, 1, 1), (9, 5, 3, 8), (3, 64, 129, 16)])
+def test_agrees_with_the_plain_definition(backend, method, refit, rows, width, atoms, steps):
+    x, dictionary = coherent(rows, width, atoms)
+    coding = Coding(steps=steps, method=method, refit=refit)
+    plain, fast = (pursue(x, dictionary, coding, backend=name) for name in ("reference", backend))
+    assert_equally_good(x, dictionary, fast, plain)
+    clear = gap_to_second_best(x, dictionary, steps) > 1e-3
+    assert torch.equal(fast.atoms[clear], plain.atoms[clear])
+
+
+def assert_equally_good(x, dictionary, fast, plain):
+    norms = x.norm(dim=1).clamp_min(1e-30)
+    residuals = [(x - rebuild(codes, dictionary)).norm(dim=1) / norms for codes in (fast, plain)]
+    assert (residuals[0] - residuals[1]).abs().max() < 1e-4
+
+
+def gap_to_second_best(x, dictionary, steps):
+    """Smallest lead of the best atom over the second along the plain pursuit, relative to the row."""
+    gaps = []
+    for row in x.double().numpy():
+        residual, lead = row.copy(), np.inf
+        for _ in range(steps):
+            size = np.sort(np.abs(dictionary.double().numpy() @ residual))[::-1]
+            lead = min(lead, (size[0] - size[1]) / np.linalg.norm(row) if len(size) > 1 else np.inf)
+            best = int(np.argmax(np.abs(dictionary.double().numpy() @ residual)))
+            residual -= (dictionary.double().numpy()[best] @ residual) * dictionary.double().numpy()[best]
+        gaps.append(lead)
+    return torch.tensor(gaps)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(0, 12),
+    width=st.integers(1, 24),
+    atoms=st.integers(1, 40),
+    steps=st.integers(1, 12),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    kind=st.sampled_from(["random", "coherent", "duplicated", "zero rows"]),
+    seed=st.integers(0, 99),
+)
+def test_agrees_on_adversarial_inputs(rows, width, atoms, steps, scale, kind, seed):
+    x, dictionary = coherent(rows, width, atoms, seed)
+    if kind == "random":
+        dictionary = unit(torch.randn(atoms, width, generator=torch.Generator().manual_seed(seed)))
+    if kind == "duplicated":
+        dictionary = dictionary[torch.arange(atoms) // 2]
+    if kind == "zero rows":
+        x[::2] = 0
+    x = x * scale
+    for (backend, method), refit in itertools.product(ROUTES[:3], (False, True)):
+        coding = Coding(steps=steps, method=method, refit=refit)
+        assert_never_worse(x, dictionary, pursue(x, dictionary, coding, backend=backend), method)
+
+
+def assert_never_worse(x, dictionary, codes, method):
+    """At exact ties two right pursuits part ways; what must hold is that each choice was a best one."""
+    norms = x.norm(dim=1).clamp_min(1e-30)
+    lost = (x - rebuild(codes, dictionary)).norm(dim=1) / norms
+    assert torch.isfinite(lost).all()
+    assert (lost <= 1 + 1e-4).all()
+    assert torch.allclose(codes.unexplained, lost.square(), atol=1e-4)
+    if len(x) and method == "mp":
+        assert_choices_are_best(x, dictionary, codes)
+
+
+def assert_choices_are_best(x, dictionary, codes):
+    """The first atom of every code has the largest correlation there is, within 1e-5 of the row's norm."""
+    correlations = (x @ dictionary.T).abs()
+    first = codes.atoms[:, 0].long()
+    used = first >= 0
+    best, norms = correlations[used].max(1).values, x[used].norm(dim=1)
+    assert (best - correlations[used, first[used]] <= 1e-5 * norms).all()
+    assert (x[~used].norm(dim=1) <= 1e-6 * x.norm(dim=1).max().clamp_min(1e-30)).all() or (
+        correlations[~used].max(1).values <= 2e-6 * x[~used].norm(dim=1)
+    ).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
+def test_an_atom_chosen_again_is_listed_once(backend):
+    # Two atoms at 60 degrees: plain pursuit goes to and fro between them
+    atoms = torch.tensor([[1.0, 0.0], [0.5, 3**0.5 / 2]])
+    codes = pursue(torch.tensor([[1.0, 1.0]]), atoms, steps=6, backend=backend)
+    assert sorted(codes.atoms[0].tolist()) == [-1, -1, -1, -1, 0, 1]
+    assert codes.l0.tolist() == [2]
+    assert codes.unexplained[0] < 1e-3
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_zero_rows_have_empty_codes(backend):
+    codes = pursue(torch.zeros(3, 8), unit(torch.randn(5, 8)), steps=4, backend=backend)
+    assert (codes.atoms == -1).all()
+    assert (codes.coefficients == 0).all()
+    assert (codes.unexplained == 0).all()
+
+
+def test_unused_places_come_last_and_are_marked():
+    rows, atoms, _ = planted(rows=20, width=512, atoms=8, active=2)
+    codes = pursue(rows, atoms, Coding(steps=8, method="omp"))
+    used = codes.atoms >= 0
+    assert (used[:, :-1] | ~used[:, 1:]).all()
+    assert (codes.coefficients[~used] == 0).all()
+    assert codes.atoms.dtype == torch.int32
+    assert codes.coefficients.dtype == codes.unexplained.dtype == torch.float32
+
+
+def test_refit_never_explains_less():
+    x, atoms = coherent(60, 24, 80)
+    plain = pursue(x, atoms, Coding(steps=8))
+    fitted = pursue(x, atoms, Coding(steps=8, refit=True))
+    assert torch.equal(plain.atoms, fitted.atoms)
+    assert (fitted.unexplained <= plain.unexplained + 1e-5).all()
+    assert fitted.unexplained.mean() < plain.unexplained.mean()
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_blocks_do_not_change_the_codes(backend, monkeypatch):
+    x, atoms = coherent(50, 16, 30)
+    whole = pursue(x, atoms, steps=5, backend=backend)
+    monkeypatch.setattr("itda.pursuit._BLOCK_BYTES", 4 * 30 * 7)
+    parts = pursue(x, atoms, steps=5, backend=backend)
+    assert torch.equal(whole.atoms, parts.atoms)
+    assert torch.allclose(whole.coefficients, parts.coefficients, atol=1e-6)
+
+
+def test_numpy_and_prepared_atoms_are_the_same_as_torch():
+    x, atoms = coherent(10, 12, 20)
+    expected = pursue(x, atoms, steps=4)
+    for rows, dictionary in ((x.numpy(), atoms.numpy()), (x, prepare(atoms)), (x.double(), atoms.double())):
+        codes = pursue(rows, dictionary, steps=4)
+        assert torch.equal(codes.atoms, expected.atoms)
+        assert torch.equal(codes.coefficients, expected.coefficients)
+
+
+def test_prepared_grows_like_a_fresh_one():
+    _, atoms = coherent(1, 12, 45)
+    grown = prepare(atoms[:3])
+    for start, end in ((3, 4), (4, 20), (20, 45)):
+        grown.append(atoms[start:end])
+    fresh = prepare(atoms)
+    assert torch.equal(grown.atoms, fresh.atoms)
+    assert torch.allclose(grown.gram, fresh.gram, atol=1e-6)
+    assert torch.equal(grown.gram, grown.gram.T)
+
+
+def test_an_empty_set_of_rows_gives_empty_codes():
+    codes = pursue(torch.empty(0, 4), unit(torch.randn(3, 4)), steps=2)
+    assert codes.atoms.shape == (0, 2)
+
+
+def test_dense_codes_rebuild_the_same_rows():
+    x, atoms = coherent(10, 12, 20)
+    codes = pursue(x, atoms, steps=4)
+    assert torch.allclose(codes.to_dense(20) @ atoms, rebuild(codes, atoms), atol=1e-5)
+    assert torch.equal(codes.usage(20), (codes.to_dense(20) != 0).sum(0))
+
+
+def test_codes_can_be_cut_and_joined():
+    x, atoms = coherent(10, 12, 20)
+    codes = pursue(x, atoms, steps=4)
+    joined = Codes.concatenate([codes[:3], codes[3:]])
+    assert torch.equal(joined.atoms, codes.atoms)
+    assert len(joined) == 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "atoms", "options", "error", "says"),
+    [
+        (torch.ones(2, 3), torch.eye(4), {"steps": 1}, ShapeError, "width 4. Got 3"),
+        (torch.ones(3), torch.eye(3), {"steps": 1}, ShapeError, "matrix"),
+        ("text", torch.eye(3), {"steps": 1}, ShapeError, "matrix"),
+        (torch.ones(2, 3, dtype=torch.complex64), torch.eye(3), {"steps": 1}, ShapeError, "real numbers"),
+        (torch.full((2, 3), float("nan")), torch.eye(3), {"steps": 1}, ActivationError, "2 of 2 rows"),
+        (torch.tensor([[1.0, float("inf")]]), torch.eye(2), {"steps": 1}, ActivationError, "first in row 0"),
+        (torch.ones(2, 3), 2 * torch.eye(3), {"steps": 1}, ShapeError, "norm 1. Row 0 has norm 2"),
+        (torch.ones(2, 3), torch.empty(0, 3), {"steps": 1}, ShapeError, "at least one atom"),
+        (torch.ones(2, 3), torch.eye(3), {}, OptionError, "steps="),
+        (torch.ones(2, 3), torch.eye(3), {"steps": 0}, OptionError, "at least 1"),
+        (torch.ones(2, 3), torch.eye(3), {"steps": 2.0}, OptionError, "whole number"),
+        (torch.ones(2, 3), torch.eye(3), {"steps": 1, "backend": "cuda"}, OptionError, "one of"),
+        (torch.ones(2, 3), torch.eye(3), {"coding": 5}, OptionError, "Coding"),
+        (torch.ones(2, 3), torch.eye(3), {"coding": Coding(steps=1, method="omp"), "backend": "numba"}, BackendError, "torch"),
+    ],
+)
+def test_bad_input_says_what_was_wanted(rows, atoms, options, error, says):
+    with pytest.raises(error, match=says):
+        pursue(rows, atoms, **options)
+
+
+def test_half_precision_rows_are_taken():
+    x, atoms = coherent(5, 12, 20)
+    codes = pursue(x.bfloat16(), atoms, steps=3)
+    assert torch.equal(codes.atoms, pursue(x.bfloat16().float(), atoms, steps=3).atoms)
+
+
+def test_codes_of_unknown_atoms_are_refused():
+    codes = Codes(torch.tensor([[7]], dtype=torch.int32), torch.ones(1, 1), torch.zeros(1))
+    with pytest.raises(ShapeError, match="atom 7; there are only 3"):
+        rebuild(codes, torch.eye(3))
+
+
+def test_the_reference_is_the_textbook_rule():
+    atoms = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
+    code = reference.matching_pursuit(np.array([2.0, 1.0]), atoms, 2)
+    assert code == pytest.approx({2: 2.2, 1: -0.32})  # <x, d2> = 2.2, and x - 2.2 d2 = (0.24, -0.32)
