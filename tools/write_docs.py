@@ -1,6 +1,6 @@
 """Write the generated pages of docs/, or check that they are up to date.
 
-    python tools/write_docs.py [--check]
+python tools/write_docs.py [--check]
 """
 
 import argparse
@@ -37,7 +37,9 @@ def main() -> int:
             continue
         stale += 1
         if check:
-            sys.stdout.writelines(difflib.unified_diff(found.splitlines(True), wanted.splitlines(True), str(path), "now"))
+            sys.stdout.writelines(
+                difflib.unified_diff(found.splitlines(True), wanted.splitlines(True), str(path), "now")
+            )
             print(f"{path} is out of date: run make docs")
         else:
             path.write_text(wanted)

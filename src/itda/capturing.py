@@ -33,7 +33,6 @@ from itda.shapes import finite
 _TEXTS_AT_ONCE = 64  # handed to the tokenizer together
 _CALIBRATION_WINDOWS = 4 * CANONICAL_BATCH  # windows whose norms say what is usual at a site
 Item = TypeVar("Item")
-_FEWEST_ROWS = 16  # taken from a document at least: a forward pass over 128 tokens for one row is waste
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,7 @@ class CaptureOptions:
     """How activations are taken from a model."""
 
     tokens: int | None = None
-    """Rows wanted, after padding and dropped tokens, spread evenly over the documents (over as many of them as
-    give 16 rows each, if there are too many documents); None for all."""
+    """Rows wanted, after padding and dropped tokens, spread evenly over the documents; None for all."""
     window: int | None = None
     """Tokens the model reads at once; by default its positions, at most 128."""
     bos: bool | None = None
@@ -155,6 +153,7 @@ class Capture:
         sizes = {id_: int(size) for id_, size in sizes.items() if size}
         available = sum(sizes.values())
         if not available:
+            _ = self.corpus.summary  # says so if there is no text at all
             raise CorpusError(f"The corpus {self.corpus.name} gives no token to take an activation from.")
         wanted = self.options.tokens
         if wanted is None or wanted == available:
@@ -165,9 +164,6 @@ class Capture:
                 "ask for fewer, leave tokens out to take all, or add text."
             )
         ranked = sorted(sizes, key=lambda id_: _digest(self.options.seed, id_))
-        ranked = ranked[: max(1, -(-wanted // _FEWEST_ROWS))]
-        while sum(sizes[id_] for id_ in ranked) < wanted:  # short documents: more of them are needed
-            ranked = sorted(sizes, key=lambda id_: _digest(self.options.seed, id_))[: 2 * len(ranked)]
         shares = spread(wanted, {id_: sizes[id_] for id_ in ranked})
         return {id_: shares[id_] for id_ in sizes if shares.get(id_)}
 

@@ -144,7 +144,9 @@ def test_wrap_refuses_what_is_no_model():
 def test_an_encoder_decoder_names_the_way_round():
     import transformers
 
-    module = transformers.T5Model(transformers.T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2))
+    module = transformers.T5Model(
+        transformers.T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    )
     with pytest.raises(ModelError, match="get_encoder"):
         wrap(module, tiny.tokenizer())
 

@@ -95,7 +95,9 @@ def test_a_failing_pass_leaves_no_trace_either():
 def test_the_pass_stops_after_the_deepest_site():
     module = tiny.module("Llama")
     reached = []
-    handles = [layer.register_forward_hook(lambda *_, i=i: reached.append(i)) for i, layer in enumerate(module.model.layers)]
+    handles = [
+        layer.register_forward_hook(lambda *_, i=i: reached.append(i)) for i, layer in enumerate(module.model.layers)
+    ]
     read(module, IDS, [resolve(module, "resid_post.0"), resolve(module, "attn_out.1")])
     for handle in handles:
         handle.remove()

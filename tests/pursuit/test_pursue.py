@@ -26,7 +26,9 @@ def test_finds_planted_atoms_in_order_of_size(backend, method):
 
 @pytest.mark.parametrize(("backend", "method"), ROUTES)
 @pytest.mark.parametrize("refit", [False, True])
-@pytest.mark.parametrize(("rows", "width", "atoms", "steps"), [(50, 33, 70, 7), (1, 8, 1, 1), (9, 5, 3, 8), (3, 64, 129, 16)])
+@pytest.mark.parametrize(
+    ("rows", "width", "atoms", "steps"), [(50, 33, 70, 7), (1, 8, 1, 1), (9, 5, 3, 8), (3, 64, 129, 16)]
+)
 def test_agrees_with_the_plain_definition(backend, method, refit, rows, width, atoms, steps):
     x, dictionary = coherent(rows, width, atoms)
     coding = Coding(steps=steps, method=method, refit=refit)
@@ -206,7 +208,13 @@ def test_codes_can_be_cut_and_joined():
         (torch.ones(2, 3), torch.eye(3), {"steps": 2.0}, OptionError, "whole number"),
         (torch.ones(2, 3), torch.eye(3), {"steps": 1, "backend": "cuda"}, OptionError, "one of"),
         (torch.ones(2, 3), torch.eye(3), {"coding": 5}, OptionError, "Coding"),
-        (torch.ones(2, 3), torch.eye(3), {"coding": Coding(steps=1, method="omp"), "backend": "numba"}, BackendError, "torch"),
+        (
+            torch.ones(2, 3),
+            torch.eye(3),
+            {"coding": Coding(steps=1, method="omp"), "backend": "numba"},
+            BackendError,
+            "torch",
+        ),
     ],
 )
 def test_bad_input_says_what_was_wanted(rows, atoms, options, error, says):

@@ -14,7 +14,15 @@ _COMMON = {
     "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
 }  # fmt: skip
 _GROUPED = {**_COMMON, "num_key_value_heads": 2}
-_GPT = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": DEPTH, "n_head": 4, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
+_GPT = {
+    "vocab_size": VOCABULARY,
+    "n_embd": WIDTH,
+    "n_layer": DEPTH,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
 _EXPERTS = {**_GROUPED, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 
 DECODERS: dict[str, Callable[[], Any]] = {

@@ -166,9 +166,9 @@ def load_model(
             module = module.to(placement)
         if tokenizer is None or isinstance(tokenizer, str | Path):
             tokenizer = _load_tokenizer(tokenizer or source, transformers, options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        if isinstance(error, ModelError):
-            raise
+    except ModelError:
+        raise
+    except Exception as error:  # transformers lets through whatever a damaged file led to
         raise ModelError(
             f"The model {str(name)!r} cannot be loaded: {_first_lines(error)} "
             "Give a folder with config.json and weights, or a name on the hub."
