@@ -15,6 +15,7 @@ from itda.pursuit import pursue
 _TIE = 1e-5
 # Less than this is rounding: such a row is a repeat of an atom or a sum of atoms.
 _EXPLAINED = 1e-6
+_NEVER_AGAIN = np.iinfo(np.int64).max  # a row becomes an atom once, whatever rounding says of it later
 _REFRESHED = 16  # rows encoded again together; one call costs the same for one row and for these
 
 
@@ -42,7 +43,7 @@ class GreedyBuilder(Builder):
             if encoded_with[worst] == len(self.prepared):
                 self.add(rows[worst : worst + 1])
                 chosen.append((worst, novelty))
-                unexplained[worst] = 0.0
+                unexplained[worst], encoded_with[worst] = 0.0, _NEVER_AGAIN
                 continue
             # More atoms hardly ever leave more unexplained, so an old share is a bound: only rows at the
             # top need to be encoded again before the worst of all is known.

@@ -120,7 +120,7 @@ def _numba_block(rows: Tensor, prepared: Prepared, coding: Coding) -> tuple[Tens
     from itda.pursuit import numba_cpu  # half a second to import
 
     correlations = (rows @ prepared.atoms.T).numpy()
-    floor = (torch_batched.NEGLIGIBLE * torch.linalg.vector_norm(rows, dim=1)).numpy()
+    floor = torch_batched.negligible(rows).numpy()
     chosen = np.empty((len(rows), coding.steps), np.int64)
     coefficients = np.empty((len(rows), coding.steps), np.float32)
     numba_cpu.matching_pursuit(correlations, prepared.gram.numpy(), floor, chosen, coefficients)

@@ -19,9 +19,15 @@ _DEPENDENT = 1e-6
 def pursue_block(rows: Tensor, prepared: Prepared, coding: Coding) -> tuple[Tensor, Tensor]:
     """Atoms int64 (n, K) and coefficients float32 (n, K) of one block of rows; unused places are -1 and 0."""
     correlations = rows @ prepared.atoms.T
-    floor = NEGLIGIBLE * torch.linalg.vector_norm(rows, dim=1)
+    floor = negligible(rows)
     search = matching_pursuit if coding.method == "mp" else orthogonal_matching_pursuit
     return search(correlations, prepared.gram, floor, coding.steps)
+
+
+def negligible(rows: Tensor) -> Tensor:
+    """The correlation of each row (n,) that is nothing but rounding; scaled, since squares of 1e20 overflow."""
+    scale = rows.abs().amax(1).clamp_min(torch.finfo(rows.dtype).tiny)
+    return NEGLIGIBLE * scale * torch.linalg.vector_norm(rows / scale[:, None], dim=1)
 
 
 def matching_pursuit(correlations: Tensor, gram: Tensor, floor: Tensor, steps: int) -> tuple[Tensor, Tensor]:
