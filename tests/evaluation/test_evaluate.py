@@ -1,0 +1,200 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from support import tiny
+
+from itda import Coding, Corpus, build, build_from_activations, capture, evaluate, wrap
+from itda.errors import CorpusError, MismatchError, ModelError, OptionError
+from itda.evaluation.statistics import DocumentSums, interval
+from itda.models.tokenizing import batch, windows
+
+TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
+
+
+@pytest.fixture(scope="module")
+def corpora():
+    return Corpus.from_texts(TEXTS).split(held_out=0.3, seed=0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wrap(tiny.module("Llama"), tiny.tokenizer())
+
+
+@pytest.fixture(scope="module")
+def dictionary(model, corpora):
+    return build(model, corpora[0], site="resid_post.1", atoms=48, progress=False)
+
+
+@pytest.fixture(scope="module")
+def report(model, dictionary, corpora):
+    return evaluate(dictionary, model, corpora[1], tokens=None, progress=False)
+
+
+def held_out_rows(model, dictionary, corpus):
+    found = capture(model, corpus, dictionary.site, progress=False)
+    return found, dictionary.encode(found)
+
+
+def test_fvu_by_its_definition(model, dictionary, corpora, report):
+    found, codes = held_out_rows(model, dictionary, corpora[1])
+    rows, rebuilt = found.rows.double(), dictionary.decode(codes).double()
+    error = (rows - rebuilt).square().sum()
+    assert report.tokens == len(rows)
+    assert report.fvu == pytest.approx(float(error / (rows - rows.mean(0)).square().sum()), rel=1e-4)
+    beyond = rows - dictionary.token_means.of(found.sources.token_id).double()
+    assert report.residual_fvu == pytest.approx(float(error / beyond.square().sum()), rel=1e-4)
+    assert report.l0 == pytest.approx(float(codes.l0.double().mean()))
+    cosine = torch.nn.functional.cosine_similarity(rows, rebuilt, dim=1).mean()
+    assert report.cosine == pytest.approx(float(cosine), abs=1e-5)
+    shares = codes.unexplained.double().numpy()
+    assert report.unexplained["mean"] == pytest.approx(shares.mean(), abs=1e-5)
+    assert report.unexplained["95%"] == pytest.approx(np.quantile(shares, 0.95), abs=1e-4)
+    assert report.atoms_never_used == int((codes.usage(48) == 0).sum())
+    assert report.atoms_used_everywhere == int((2 * codes.usage(48) >= len(rows)).sum())
+
+
+def by_hand(model, dictionary, corpus, replace, every=False):
+    """Mean next-token loss and divergence with hidden states replaced, one text at a time, by a plain hook."""
+    total, divergence, count = 0.0, 0.0, 0
+    for document in corpus:
+        for window in windows(model, [document.text], length=model.window)[0]:
+            inputs = batch(model, [window], length=None)
+            ids = inputs["input_ids"]
+            keep = torch.ones(len(window), dtype=torch.bool) if every else torch.from_numpy(~window.special)
+
+            def hook(_, __, output, keep=keep):
+                changed = output.clone()
+                changed[0, keep] = replace(output[0, keep])
+                return changed
+
+            with torch.no_grad():
+                clean = torch.log_softmax(model.module(**inputs).logits[0, :-1], 1)
+                handle = model.module.model.layers[1].register_forward_hook(hook)
+                changed = torch.log_softmax(model.module(**inputs).logits[0, :-1], 1)
+                handle.remove()
+            total -= float(changed.gather(1, ids[0, 1:, None]).sum())
+            divergence += float((clean.exp() * (clean - changed)).sum())
+            count += ids.shape[1] - 1
+    return total / count, divergence / count
+
+
+def test_losses_by_their_definition(model, dictionary, corpora, report):
+    mean = dictionary.token_means.overall
+    rules = {
+        "own": lambda rows: dictionary.decode(dictionary.encode(rows)),
+        "zero": torch.zeros_like,
+        "mean": lambda rows: mean.expand_as(rows),
+        "clean": lambda rows: rows,
+    }
+    loss = {name: by_hand(model, dictionary, corpora[1], rule) for name, rule in rules.items()}
+    assert report.loss == pytest.approx(loss["clean"][0], abs=1e-4)
+    assert report.loss_zero == pytest.approx(loss["zero"][0], abs=1e-4)
+    assert report.delta_ce == pytest.approx(loss["own"][0] - loss["clean"][0], abs=1e-4)
+    assert report.kl == pytest.approx(loss["own"][1], abs=1e-4)
+
+    def score(ablation):
+        return (loss["own"][0] - ablation) / (loss["clean"][0] - ablation)
+
+    assert report.ce_score == pytest.approx(score(loss["zero"][0]), abs=1e-2)
+    assert report.ce_score_mean == pytest.approx(score(loss["mean"][0]), abs=1e-2)
+    every = by_hand(model, dictionary, corpora[1], rules["own"], every=True)
+    assert report.everything_replaced.delta_ce == pytest.approx(every[0] - loss["clean"][0], abs=1e-4)
+    assert report.not_decomposed["special"] == len(corpora[1])
+
+
+def test_baselines_stand_beside(report):
+    assert list(report.baselines) == ["mean", "token mean", "random atoms"]
+    assert report.baselines["mean"].fvu == pytest.approx(1, abs=0.1)
+    assert report.baselines["token mean"].residual_fvu == pytest.approx(1)
+    assert 0 < report.baselines["random atoms"].fvu < 1
+
+
+def test_a_perfect_dictionary_changes_nothing(model, corpora):
+    rows = capture(model, Corpus.from_texts(TEXTS), "resid_post.1", special_tokens="keep", progress=False).rows
+    basis = build_from_activations(rows, max_unexplained=1e-3, coding=Coding(steps=16, method="omp"), progress=False)
+    report = evaluate(basis, model, corpora[1], site="resid_post.1", progress=False)
+    assert report.fvu < 1e-3
+    assert abs(report.delta_ce) < 1e-3
+    assert report.ce_score == pytest.approx(1, abs=0.05)
+    assert report.residual_fvu is None  # no tokens are known for a bare array
+    assert "random atoms" not in report.baselines
+    assert report.everything_replaced is None
+
+
+def test_documents_it_was_built_from_are_left_out(model, dictionary, corpora, report):
+    both = evaluate(dictionary, model, Corpus.from_texts(TEXTS), tokens=None, progress=False)
+    assert both.excluded_documents == len(corpora[0])
+    assert (both.tokens, both.fvu, both.delta_ce) == (report.tokens, report.fvu, report.delta_ce)
+    with pytest.raises(CorpusError, match="built from all 21 documents"):
+        evaluate(dictionary, model, corpora[0], progress=False)
+
+
+def test_the_same_seed_gives_the_same_report(model, dictionary, corpora, report):
+    assert evaluate(dictionary, model, corpora[1], tokens=None, progress=False) == report
+
+
+def test_encoders_have_no_loss(corpora):
+    model = wrap(tiny.module("BERT"), tiny.tokenizer(end=True))
+    dictionary = build(model, corpora[0], site="resid_post.1", atoms=48, progress=False)
+    report = evaluate(dictionary, model, corpora[1], progress=False)
+    assert report.loss is report.delta_ce is report.ce_score is report.kl is None
+    assert 0 < report.fvu < 1
+    assert report.predictions == 0
+    assert "no loss: the model is an encoder" in str(report)
+
+
+def test_json_and_table(report):
+    document = json.loads(json.dumps(report.to_json()))
+    assert document["scores"]["fvu"] == report.fvu
+    printed = str(report)
+    for value in (report.fvu, report.residual_fvu, report.delta_ce, report.ce_score, report.kl):
+        assert f"{value:.4f}" in printed
+
+
+def test_intervals_hold_the_number_and_cover(report):
+    for name, (low, high) in report.intervals.items():
+        assert low <= getattr(report, name) <= high, name
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):  # a ratio of sums whose true value is 2
+        weight = generator.uniform(1, 3, 40)
+        table = {"part": weight * generator.normal(2, 1, 40), "whole": weight}
+        low, high = interval(lambda sums: sums["part"] / sums["whole"], table, resamples=300, seed=trial)
+        covered += low <= 2 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+    assert interval(lambda sums: 1.0, {"part": np.ones(1)}, resamples=10, seed=0) is None
+
+
+def test_sums_keep_documents_apart():
+    sums = DocumentSums()
+    sums.add("a", count=1, vector=np.array([1.0, 2.0]))
+    sums.add("b", count=2)
+    sums.add("a", count=3, vector=np.array([1.0, 0.0]), late=5)
+    table = sums.table()
+    assert table["count"].tolist() == [4, 2]
+    assert table["vector"].tolist() == [[2, 2], [0, 0]]
+    assert table["late"].tolist() == [5, 0]
+
+
+def test_other_codings_on_request(model, dictionary, corpora, report):
+    more = evaluate(dictionary, model, corpora[1], tokens=None, steps=10, baselines=False, progress=False)
+    assert more.fvu < report.fvu
+    assert more.baselines == {}
+    assert more.coding["steps"] == 10
+
+
+def test_what_cannot_be_evaluated(model, dictionary, corpora):
+    with pytest.raises(ModelError, match=r"itda\.load_model"):
+        evaluate(dictionary, model.module, corpora[1])
+    with pytest.raises(CorpusError, match=r"Corpus\.from_texts"):
+        evaluate(dictionary, model, TEXTS)
+    with pytest.raises(OptionError, match="tokens must be"):
+        evaluate(dictionary, model, corpora[1], tokens=0)
+    other = wrap(tiny.module("Llama", seed=1), tiny.tokenizer(), id="another")
+    with pytest.raises(MismatchError, match=r"'another'.*check_model=False"):
+        evaluate(dictionary, other, corpora[1])
+    with pytest.raises(CorpusError, match="special or a sink"):
+        evaluate(dictionary, model, Corpus.from_texts(["<s>a"[:3] + "<s>"]), progress=False)
