@@ -1,6 +1,6 @@
 """Held-out worth of `greedy`, `paper` at several thresholds, and random atoms, on real models.
 
-    python benchmarks/bench_builders.py [MODEL ...]
+python benchmarks/bench_builders.py [MODEL ...]
 """
 
 import sys
@@ -19,7 +19,7 @@ CASES = {
     "gpt2-wide": ("wikitext_1000.json", "resid_post.4", 256),
     "minilm": ("wikitext_1000.json", "resid_post.3", 384),
 }
-TOKENS, HELD_OUT_TOKENS = 100_000, 10_000
+TOKENS, HELD_OUT_TOKENS = 90_000, 10_000
 COSINE_GAPS = (0.3, 0.2, 0.1, 0.05, 0.02)
 BLOCKS = (16, 64, 256, 4096)
 
@@ -43,7 +43,9 @@ def main() -> None:
             found = itda.evaluate(dictionary, model, held_out, tokens=HELD_OUT_TOKENS, baselines=first)
             rows.append(row(name, variant, len(dictionary), found.scores, seconds))
             if first:
-                rows += [row(name, other, 0, scores, 0.0) for other, scores in found.baselines.items() if other != "mean"]
+                rows += [
+                    row(name, other, 0, scores, 0.0) for other, scores in found.baselines.items() if other != "mean"
+                ]
     suffix = "" if len(sys.argv) == 1 else "_part"
     report(f"builders{suffix}", rows, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
 

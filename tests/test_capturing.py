@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from support import tiny
 
 from itda import Activations, Corpus, capture, wrap
 from itda.capturing import Capture, CaptureOptions, decomposed, spread, whole_windows
 from itda.errors import ActivationError, CorpusError, FormatError, ModelError, OptionError, SiteError
 from itda.models.tokenizing import windows
+from support import tiny
 
 TEXTS = [f"{'word ' * (7 * number % 23)}number {number}, a text of its own." for number in range(30)]
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from support import tiny
 
 from itda import Corpus, Encoding, build, wrap
 from itda import encode as encode_corpus
 from itda.errors import FormatError, MismatchError
+from support import tiny
 
 TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
 

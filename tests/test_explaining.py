@@ -3,10 +3,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
-from support import tiny
 
 from itda import Corpus, build, build_from_activations, capture, explain, wrap
 from itda.errors import CorpusError, MismatchError, OptionError
+from support import tiny
 
 TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
 

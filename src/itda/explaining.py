@@ -203,11 +203,10 @@ def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model
 
 
 def _line(piece: Piece) -> Text:
-    source = piece.source
-    sign = "green" if piece.coefficient >= 0 else "red"
-    line = Text(f"{piece.coefficient:>+9.2f}", style=sign) + Text(f" {piece.atom:>6}  ", style="dim")
-    if source.document is None:
-        return line + Text(source.text)
-    shown = source.text
-    token = shown.find(f"[{printable(source.token or '')}]")
-    return line + Text(shown[max(0, token - _CONTEXT) :] if token > _CONTEXT else shown)
+    """One atom on one line; the sign is also a colour, of a pair that colour-blind readers tell apart."""
+    colour = "cyan" if piece.coefficient >= 0 else "yellow"
+    line = Text.assemble((f"{piece.coefficient:>+9.2f}", colour), (f" {piece.atom:>6}  ", "dim"))
+    if piece.source.document is None:
+        return line.append(piece.source.text)
+    before, token, after = piece.source.quoted(before=_CONTEXT)
+    return line.append(before).append(f"[{token}]", "bold").append(after)

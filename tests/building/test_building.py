@@ -1,9 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from support import tiny
-from support.paper_rule import paper_atoms
-from support.signals import coherent
 
 from itda import Coding, Corpus, build, build_from_activations, build_many, capture, wrap
 from itda.building import BuildRequest
@@ -13,6 +10,9 @@ from itda.building.paper import PaperBuilder
 from itda.data.sources import Sources
 from itda.errors import ActivationError, CorpusError, OptionError, ShapeError
 from itda.pursuit import pursue
+from support import tiny
+from support.paper_rule import paper_atoms
+from support.signals import coherent
 
 TEXTS = [f"{'word ' * (7 * number % 23)}number {number}, a text of its own." for number in range(30)]
 

@@ -8,10 +8,10 @@ import sys
 import time
 
 import pytest
-from support import tiny
 
 from itda import Dictionary, Encoding
 from itda.cli import main
+from support import tiny
 
 TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 30)]
 
@@ -106,7 +106,10 @@ def test_build_says_what_it_did(run, place):
         (["build", "model", "--corpus", "nothing.json", "--out", "x"], "no file or folder nothing.json"),
         (["build", "model", "--out", "x"], "Give --corpus PATH"),
         (["build", "model", "--corpus", "texts.json", "--site", "resid_post.9", "--out", "x"], "layers 0 to 2"),
-        (["build", "model", "--corpus", "texts.json", "--atoms", "3", "--out", "x"], "steps=4 is more than the 3 atoms"),
+        (
+            ["build", "model", "--corpus", "texts.json", "--atoms", "3", "--out", "x"],
+            "steps=4 is more than the 3 atoms",
+        ),
         (["build", "model", "--corpus", "texts.json", "--tokens", "99999", "--out", "x"], "ask for fewer"),
         (["build", "model", "--corpus", "texts.txt", "--out", "x"], "split_on"),
         (["build", "model", "--corpus", "texts.json", "--out", "d"], "d exists. Choose another folder"),

@@ -86,7 +86,12 @@ def test_atoms_of_a_token_come_from_like_places(llama, stories):
 def test_the_demo_in_a_fresh_process(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
     done = subprocess.run(
-        [sys.executable, "-m", "itda", "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "itda", "demo"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     made = tmp_path / "itda-demo"
     assert sorted(path.name for path in made.iterdir()) == [
@@ -101,7 +106,12 @@ def test_the_demo_in_a_fresh_process(tmp_path):
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("Try next: itda explain")
     again = subprocess.run(
-        [sys.executable, "-m", "itda", "demo"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "itda", "demo"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert again.returncode == 2
     assert "--overwrite" in again.stderr

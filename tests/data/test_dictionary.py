@@ -4,11 +4,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from support import tiny
-from support.signals import coherent
 
 from itda import Coding, Corpus, Dictionary, build, build_from_activations, capture, wrap
 from itda.errors import FormatError, MismatchError, OptionError, OutputError, ShapeError
+from support import tiny
+from support.signals import coherent
 
 TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
 
@@ -66,7 +66,9 @@ def test_a_bare_array_makes_a_whole_dictionary_too(tmp_path):
         _ = again.site
 
 
-@pytest.mark.parametrize("name", ["itda.json", "dictionary.safetensors", "sources.safetensors", "token_means.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["itda.json", "dictionary.safetensors", "sources.safetensors", "token_means.safetensors"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damaged_folders_are_named(saved, name, damage):
     content = (saved / name).read_bytes()
@@ -74,7 +76,9 @@ def test_damaged_folders_are_named(saved, name, damage):
         (saved / name).unlink()
     else:
         half = len(content) // 2
-        (saved / name).write_bytes(content[:half] if damage == "cut" else content[:half] + b"\x00\xff" + content[half + 2 :])
+        (saved / name).write_bytes(
+            content[:half] if damage == "cut" else content[:half] + b"\x00\xff" + content[half + 2 :]
+        )
     with pytest.raises(FormatError, match=name):
         Dictionary.from_pretrained(saved)
 
@@ -139,7 +143,9 @@ def test_an_atom_is_its_own_code(dictionary):
 
 
 def test_what_does_not_fit_is_refused(model, dictionary):
-    with pytest.raises(ShapeError, match="width 16. Got 5 instead. Capture them at 'resid_post.1' of 'LlamaForCausalLM'"):
+    with pytest.raises(
+        ShapeError, match="width 16. Got 5 instead. Capture them at 'resid_post.1' of 'LlamaForCausalLM'"
+    ):
         dictionary.encode(torch.ones(2, 5))
     with pytest.raises(OptionError, match="steps=99 is more than the 48 atoms"):
         dictionary.encode(torch.ones(2, 16), steps=99)

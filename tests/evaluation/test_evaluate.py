@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from support import tiny
 
 from itda import Coding, Corpus, build, build_from_activations, capture, evaluate, wrap
 from itda.errors import CorpusError, MismatchError, ModelError, OptionError
 from itda.evaluation.statistics import DocumentSums, interval
 from itda.models.tokenizing import batch, windows
+from support import tiny
 
 TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
 

@@ -3,12 +3,12 @@ import shutil
 
 import pytest
 import torch
-from support import tiny
 
 from itda import load_model, wrap
 from itda.errors import MismatchError, ModelError
 from itda.models.fingerprints import DifferentSettingsWarning
 from itda.models.losses import divergence, next_token_loss, predict
+from support import tiny
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support import tiny
 
 from itda.errors import SiteError
 from itda.models.hooks import editing, read
 from itda.models.sites import list_sites, resolve
+from support import tiny
 
 IDS = {"input_ids": torch.randint(5, 200, (2, 10), generator=torch.Generator().manual_seed(0))}
 

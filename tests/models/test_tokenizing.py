@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from support import tiny
 
 from itda import wrap
 from itda.errors import ModelError, OptionError
 from itda.models.tokenizing import CANONICAL_BATCH, batch, canonical_batch, windows
+from support import tiny
 
 TEXT = "The quick brown fox jumps over the lazy dög — 你好 🙂."
 

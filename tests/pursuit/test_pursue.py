@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.signals import coherent, planted, unit
 
 from itda.errors import ActivationError, BackendError, OptionError, ShapeError
 from itda.pursuit import Codes, Coding, prepare, pursue, rebuild, reference
+from support.signals import coherent, planted, unit
 
 ROUTES = [("torch", "mp"), ("numba", "mp"), ("torch", "omp"), ("auto", "mp"), ("auto", "omp")]
 

@@ -24,6 +24,7 @@ app = typer.Typer(
     "2 the user's mistake, 130 interrupted.",
 )
 
+
 def _with_exit_codes(verb: Callable[..., None]) -> Callable[..., None]:
     """The one place where an error becomes an exit code; typer sees to mistakes in the arguments itself."""
 

@@ -58,10 +58,15 @@ class Source:
         """The token in its context, marked, as in `Once upon a [time]`; readable on one line."""
         if self.document is None:
             return f"row {self.row}"
-        before, after = self.before[-_CONTEXT_BEFORE:], self.after[:_CONTEXT_AFTER]
-        lead = "…" if len(before) < len(self.before) or self.window_start else ""
-        tail = "…" if len(after) < len(self.after) else ""
-        return printable(f"{lead}{before}[{self.token}]{after}{tail}")
+        before, token, after = self.quoted()
+        return f"{before}[{token}]{after}"
+
+    def quoted(self, before: int = _CONTEXT_BEFORE, after: int = _CONTEXT_AFTER) -> tuple[str, str, str]:
+        """So many characters before the token, the token, and after it, fit to be printed on one line."""
+        lead = "…" if before < len(self.before) or self.window_start else ""
+        tail = "…" if after < len(self.after) else ""
+        shown = self.before[max(0, len(self.before) - before) :]
+        return lead + printable(shown), printable(self.token or ""), printable(self.after[:after]) + tail
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -27,7 +27,8 @@ def pursue_block(rows: Tensor, prepared: Prepared, coding: Coding) -> tuple[Tens
 def negligible(rows: Tensor) -> Tensor:
     """The correlation of each row (n,) that is nothing but rounding; scaled, since squares of 1e20 overflow."""
     scale = rows.abs().amax(1).clamp_min(torch.finfo(rows.dtype).tiny)
-    return NEGLIGIBLE * scale * torch.linalg.vector_norm(rows / scale[:, None], dim=1)
+    norms: Tensor = scale * torch.linalg.vector_norm(rows / scale[:, None], dim=1)
+    return NEGLIGIBLE * norms
 
 
 def matching_pursuit(correlations: Tensor, gram: Tensor, floor: Tensor, steps: int) -> tuple[Tensor, Tensor]:
