@@ -24,7 +24,7 @@ def place(tmp_path_factory):
     tiny.module("GPT-2", seed=1).save_pretrained(folder / "other")
     tiny.tokenizer().save_pretrained(folder / "other")
     (folder / "texts.json").write_text(json.dumps(TEXTS))
-    (folder / "texts.txt").write_text("\n\n".join(TEXTS))
+    (folder / "texts.txt").write_text("\n\n".join([*TEXTS, " ", TEXTS[0]]))
     return folder
 
 
@@ -89,7 +89,7 @@ def test_build_info_evaluate_explain_encode(run, built, place):
 def test_build_says_what_it_did(run, place):
     printed = run("build", "model", "--corpus", "texts.txt", "--split-on", r"\n\n", "--atoms", 30, "--out", "e")
     assert "30 atoms of width 16 from resid_post.1 of model" in printed
-    assert "54 documents" in printed
+    assert "60 documents, 2,600 characters (1 repeated and 1 empty left out); 6 documents held out" in printed
     assert "Next: itda evaluate e --corpus texts.txt" in printed
     options = ["--method", "paper", "--max-cosine-gap", 0.05, "--steps", 2, "--held-out", 0, "--json"]
     facts = json.loads(run("build", "model", "--corpus", "texts.json", "--out", "p", *options))
@@ -124,6 +124,8 @@ def test_build_says_what_it_did(run, place):
         (["encode", "d", "--corpus", "texts.json", "--out", "d"], "d exists"),
         (["info", "texts.json"], "There is no folder"),
         (["sites", "texts.json"], "cannot be loaded"),
+        (["explain", "d", "queen", "--svg", "texts.txt"], "texts.txt exists"),
+        (["demo", "--out", "model", "--overwrite"], "not written by itda demo"),
         (["frobnicate"], "No such command"),
     ],
 )

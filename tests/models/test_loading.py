@@ -70,6 +70,16 @@ def test_other_weights_are_another_model(saved):
         record.check_same(retokenized.record, "This dictionary")
 
 
+def test_weights_changed_in_memory_are_another_model(saved):
+    model = load_model(saved)
+    before = model.record
+    assert before.files
+    with torch.no_grad():
+        model.module.transformer.h[0].attn.c_proj.weight.add_(1.0)
+    assert model.record.files is None
+    assert not before.is_same_model(model.record)
+
+
 def test_a_changed_weight_file_changes_the_fingerprint(saved):
     before = load_model(saved).record.files
     content = bytearray((saved / "model.safetensors").read_bytes())

@@ -36,7 +36,7 @@ def _with_exit_codes(verb: Callable[..., None]) -> Callable[..., None]:
             print(f"itda: {error}", file=sys.stderr)
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
-            print("itda: Interrupted. Nothing was written.", file=sys.stderr)
+            print("itda: Interrupted. Nothing is half-written.", file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error
 
     return run

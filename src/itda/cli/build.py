@@ -78,6 +78,7 @@ def build(
     for target in targets.values():
         check_free(target, overwrite=overwrite)
     texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
+    found = texts.summary
     if held_out:
         texts, _ = texts.split(held_out=held_out, seed=seed)
     with common.plain_warnings():
@@ -96,7 +97,7 @@ def build(
         if not json:
             counts = dictionary.facts()["provenance"]["capture"]["counts"]
             print(f"{folder}: {dictionary}")
-            print(f"  read {texts.summary}")
+            print(f"  text: {found}; {found.documents - len(texts):,} documents held out")
             print(f"  {dictionary.build.rows:,} rows; left out {_left_out(counts, special_tokens, sinks)}")
             print(
                 f"  {dictionary.build.unexplained:.1%} unexplained on those rows; "

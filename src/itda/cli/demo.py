@@ -23,12 +23,14 @@ def demo(
     """
     from itda.building import build
     from itda.data.corpus import Corpus
-    from itda.data.files import write_text
+    from itda.data.files import MANIFEST, write_text
     from itda.evaluation import evaluate
     from itda.explaining import explain
 
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists. Choose another folder with --out, or replace it with --overwrite.")
+    if out.exists() and not (out / "dictionary" / MANIFEST).exists():
+        raise OutputError(f"{out} was not written by itda demo, so nothing in it is replaced. Choose another folder.")
     model = common.open_model(common.EMBEDDED)
     train, held_out = Corpus.embedded().split(held_out=0.1, seed=0)
     dictionary = build(model, train, site="resid_post.3", atoms=1024, tokens=50_000)

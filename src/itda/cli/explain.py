@@ -14,6 +14,7 @@ def explain(
     model: common.OtherModel = None,
     steps: common.Steps = None,
     svg: Annotated[Path | None, typer.Option(help="Also write the table as a picture.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it exists.")] = False,
     any_model: common.AnyModel = False,
     device: common.Device = None,
     dtype: common.Dtype = None,
@@ -26,8 +27,11 @@ def explain(
     Example: `itda explain runs/l2 "Once upon a time"`
     """
     from itda.data.files import write_text
+    from itda.errors import OutputError
     from itda.explaining import explain as explain_text
 
+    if svg and svg.exists() and not overwrite:
+        raise OutputError(f"{svg} exists. Choose another file, or replace it with --overwrite.")
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
         explanation = explain_text(dictionary, loaded, text, steps=steps, check_model=not any_model)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How well one reconstruction stands in for the activations. Loss is None for encoders."""
+    """How well one reconstruction stands in for the activations. Loss is None for models that predict no next token."""
 
     fvu: float
     """sum ||x - x^||^2 / sum ||x - mean of these rows||^2."""
@@ -140,7 +140,7 @@ class Report:
                 f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}, the mean {self.loss_mean:.4f}"
             )
         else:
-            lines.append("no loss: the model is an encoder")
+            lines.append("no loss: the model does not predict the next token")
         if any(self.not_decomposed.values()):
             counts = ", ".join(f"{count:,} {name}" for name, count in self.not_decomposed.items() if count)
             lines.append(f"left as they were: {counts} tokens")

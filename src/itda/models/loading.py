@@ -28,7 +28,9 @@ class Model:
         self.module = module
         self.tokenizer = tokenizer
         self.id = id
-        self._folder = folder
+        # The files are the model only as long as nobody changes the weights in memory.
+        self._files = fingerprints.files_hash(folder) if folder else None
+        self._loaded = fingerprints.parameters_hash(module) if folder else None
 
     def __repr__(self) -> str:
         return f"Model({self.id}: {type(self.module).__name__}, width {self.width}, {self.dtype} on {self.device})"
@@ -102,14 +104,15 @@ class Model:
             output = self.module(input_ids=ids, attention_mask=torch.ones_like(ids))
         return self.causal and getattr(output, "logits", None) is not None and output.logits.ndim == 3
 
-    @cached_property
+    @property
     def record(self) -> fingerprints.ModelRecord:
-        """Which model this is, and how it is run."""
+        """Which model this is at the moment, and how it is run."""
+        parameters = fingerprints.parameters_hash(self.module)
         return fingerprints.ModelRecord(
             id=self.id,
             config=fingerprints.config_hash(self.module.config),
-            files=fingerprints.files_hash(self._folder) if self._folder else None,
-            parameters=fingerprints.parameters_hash(self.module),
+            files=self._files if parameters == self._loaded else None,
+            parameters=parameters,
             tokenizer=fingerprints.tokenizer_hash(self.tokenizer),
             settings={
                 "dtype": str(self.dtype).removeprefix("torch."),

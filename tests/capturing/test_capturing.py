@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from itda import Activations, Corpus, capture, wrap
-from itda.capturing import Capture, CaptureOptions, decomposed, spread, whole_windows
+from itda.capturing import Capture, CaptureOptions, decomposed, whole_windows
+from itda.capturing.sampling import spread
 from itda.errors import ActivationError, CorpusError, FormatError, ModelError, OptionError, SiteError
 from itda.models.tokenizing import windows
 from support import tiny
@@ -164,6 +165,18 @@ def test_memory_is_bounded_by_a_batch(model):
     assert counted <= 800  # one reading to count documents and tokens
     assert max(sizes) <= 16 * 64
     assert sum(sizes) == run.total
+
+
+def test_a_few_rows_of_many_documents_cut_only_those(model, monkeypatch):
+    from itda.models import tokenizing
+
+    cut, real = [], tokenizing.windows
+    monkeypatch.setattr(
+        tokenizing, "windows", lambda m, texts, **options: cut.extend(texts) or real(m, texts, **options)
+    )
+    found = take(model, Corpus.from_texts([f"document {number}" for number in range(3000)]), tokens=100)
+    assert (len(found), len({source.document for source in found.sources})) == (100, 100)
+    assert len(set(cut)) == 100
 
 
 def test_whole_windows_come_from_all_documents_first(model, corpus):

@@ -1,23 +1,21 @@
-"""Corpus + model -> activations of some sites, each with its source.
+"""One pass of a model over a corpus: rows of some sites, each with its source.
 
 Two readings of the corpus: one counts tokens and decides how many rows each document gives, one
 runs the model. Memory is bounded by one batch of windows and, per document, one number.
 """
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from itda import progress as progress_bars
-from itda.data.activations import Activations
+from itda.capturing import sampling
+from itda.capturing.options import CaptureOptions
 from itda.data.corpus import Corpus, Document
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources, Window
@@ -27,47 +25,9 @@ from itda.models.hooks import read
 from itda.models.loading import Model
 from itda.models.sites import Site
 from itda.models.tokenizing import CANONICAL_BATCH, TokenWindow
-from itda.options import checked, one_of, whole
 from itda.shapes import finite
 
-_TEXTS_AT_ONCE = 64  # handed to the tokenizer together
 _CALIBRATION_WINDOWS = 4 * CANONICAL_BATCH  # windows whose norms say what is usual at a site
-Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptureOptions:
-    """How activations are taken from a model."""
-
-    tokens: int | None = None
-    """Rows wanted, after padding and dropped tokens, spread evenly over the documents; None for all."""
-    window: int | None = None
-    """Tokens the model reads at once; by default its positions, at most 128."""
-    bos: bool | None = None
-    """Begin every window with the begin token (True), never (False), or as the tokenizer does (None)."""
-    special_tokens: Literal["drop", "keep"] = "drop"
-    """Rows at tokens that stand for no text. They are the same everywhere, or a sink."""
-    sinks: Literal["drop", "keep"] = "drop"
-    """Rows whose norm is far above the median: attention sinks, 100 to 1000 times the rest in many models."""
-    sink_ratio: float = 10.0
-    """How many times the median norm of the site makes a sink."""
-    batch_size: int = 32
-    """Windows in one forward pass where `canonical` is off; it makes no difference otherwise."""
-    canonical: bool = True
-    """Run forward passes of one fixed shape, so that the same text gives the same bits whatever the batch size."""
-    padding_side: Literal["right", "left"] = "right"
-    seed: int = 0
-    """Which windows and tokens are taken when not all are wanted."""
-
-    def __post_init__(self) -> None:
-        for name in ("tokens", "window", "batch_size"):
-            if getattr(self, name) is not None or name == "batch_size":
-                whole(name, getattr(self, name))
-        for name in ("special_tokens", "sinks"):
-            one_of(name, getattr(self, name), ("drop", "keep"))
-        one_of("padding_side", self.padding_side, ("right", "left"))
-        if not self.sink_ratio > 1:
-            raise OptionError(f"sink_ratio must be above 1, the median norm. Got {self.sink_ratio!r} instead.")
 
 
 class Block(NamedTuple):
@@ -149,13 +109,17 @@ class Capture:
 
     def _plan(self) -> dict[str, int]:
         """Rows to take from each document that gives any."""
-        sizes = {document.id: sum(self._eligible(window).sum() for window in cut) for document, cut in self._windows()}
-        sizes = {id_: int(size) for id_, size in sizes.items() if size}
+        wanted, ids = self.options.tokens, self.corpus.ids
+        order = sampling.ranked(ids, self.options.seed)
+        if wanted is not None and wanted < len(ids):  # a row each of so many documents: no need to cut the rest
+            sizes = self._sizes(order[:wanted])
+            if sum(sizes.values()) >= wanted:
+                return self._spread(wanted, sizes, order)
+        sizes = self._sizes(None)
         available = sum(sizes.values())
         if not available:
             _ = self.corpus.summary  # says so if there is no text at all
             raise CorpusError(f"The corpus {self.corpus.name} gives no token to take an activation from.")
-        wanted = self.options.tokens
         if wanted is None or wanted == available:
             return sizes
         if wanted > available:
@@ -163,23 +127,31 @@ class Capture:
                 f"The corpus {self.corpus.name} has {available:,} tokens to take. Got tokens={wanted:,}; "
                 "ask for fewer, leave tokens out to take all, or add text."
             )
-        ranked = sorted(sizes, key=lambda id_: _digest(self.options.seed, id_))
-        shares = spread(wanted, {id_: sizes[id_] for id_ in ranked})
-        return {id_: shares[id_] for id_ in sizes if shares.get(id_)}
+        return self._spread(wanted, sizes, order)
 
-    def _windows(self, only: Callable[[str], bool] = lambda id_: True) -> Iterator[tuple[Document, list[TokenWindow]]]:
-        for documents in in_groups((document for document in self.corpus if only(document.id)), _TEXTS_AT_ONCE):
-            texts = [document.text for document in documents]
-            cut = tokenizing.windows(self.model, texts, length=self.length, bos=self.options.bos)
-            yield from zip(documents, cut, strict=True)
+    def _sizes(self, only: Sequence[str] | None) -> dict[str, int]:
+        """Tokens there are to take from each document that has any, in the order of the corpus."""
+        found = {
+            document.id: sum(int(self._eligible(window).sum()) for window in parts)
+            for document, parts in self._cut(only)
+        }
+        return {id_: size for id_, size in found.items() if size}
+
+    def _spread(self, wanted: int, sizes: dict[str, int], order: Sequence[str]) -> dict[str, int]:
+        shares = sampling.spread(wanted, {id_: sizes[id_] for id_ in order if id_ in sizes})
+        return {id_: shares[id_] for id_ in sizes if shares[id_]}
+
+    def _cut(self, only: Iterable[str] | None) -> Iterator[tuple[Document, list[TokenWindow]]]:
+        chosen = None if only is None else set(only)
+        return sampling.cut(self.model, self.corpus, chosen, length=self.length, bos=self.options.bos)
 
     def _eligible(self, window: TokenWindow) -> NDArray[np.bool_]:
         return ~window.special if self.options.special_tokens == "drop" else np.ones(len(window), np.bool_)
 
     def _pieces(self) -> Iterator[Piece]:
         """The windows that are run: whole ones as far as possible, since a pass costs the same for one row."""
-        for document, cut in self._windows(self._shares.__contains__):
-            generator = np.random.default_rng(_digest(self.options.seed, document.id))
+        for document, cut in self._cut(self._shares):
+            generator = np.random.default_rng(sampling.number(self.options.seed, document.id))
             left = self._shares[document.id]
             wanted = [0] * len(cut)
             for place in generator.permutation(len(cut)).tolist():
@@ -190,7 +162,7 @@ class Capture:
                     yield Piece(document, window, generator.permutation(np.flatnonzero(self._eligible(window))), count)
 
     def _batches(self, pieces: Iterator[Piece]) -> Iterator[tuple[Piece, ...]]:
-        return in_groups(pieces, CANONICAL_BATCH if self.options.canonical else self.options.batch_size)
+        return sampling.in_groups(pieces, CANONICAL_BATCH if self.options.canonical else self.options.batch_size)
 
     def _forward(self, pieces: Sequence[Piece]) -> list[Tensor]:
         parts = [piece.window for piece in pieces]
@@ -267,74 +239,6 @@ class Capture:
         )
 
 
-def capture(
-    model: Model, corpus: Corpus, site: str | Sequence[str] | None = None, *, progress: bool = True, **options: Any
-) -> Any:
-    """Take activations from a model as it reads a corpus.
-
-    Args:
-        model: from `load_model` or `wrap`.
-        corpus: what it reads.
-        site: a place such as `resid_post.2` (the middle layer by default), or several, taken in one pass.
-        progress: draw a bar on stderr.
-        options: fields of `CaptureOptions`: tokens, window, bos, special_tokens, sinks, ...
-    Returns: Activations (rows float32 (N, D), sources), or {site: Activations} for several sites.
-    Raises: SiteError, CorpusError, ModelError, OptionError; ActivationError for NaN or infinity.
-    """
-    sites = [site or model.middle_site] if site is None or isinstance(site, str) else list(site)
-    run = Capture(model, corpus, sites, checked(CaptureOptions, options))
-    blocks: dict[str, list[Block]] = {name: [] for name in sites}
-    with progress_bars.bar("capture", run.total, show=progress) as advance:
-        for block in run:
-            for name, part in block.items():
-                blocks[name].append(part)
-            advance(len(block[sites[0]].rows))
-    found = {
-        name: Activations(
-            torch.cat([part.rows for part in parts]),
-            Sources.concatenate(part.sources for part in parts),
-            run.provenance(name),
-            run.documents,
-        )
-        for name, parts in blocks.items()
-    }
-    return found if site is not None and not isinstance(site, str) else found[sites[0]]
-
-
-def whole_windows(
-    model: Model, corpus: Corpus, *, tokens: int | None, length: int, bos: bool | None, seed: int
-) -> list[tuple[Document, TokenWindow]]:
-    """About `tokens` tokens of a corpus in whole windows, spread evenly over the documents; all for None.
-
-    Raises: CorpusError if there is not one token.
-    """
-
-    def cut() -> Iterator[tuple[Document, list[TokenWindow]]]:
-        for documents in in_groups(corpus, _TEXTS_AT_ONCE):
-            texts = [document.text for document in documents]
-            yield from zip(documents, tokenizing.windows(model, texts, length=length, bos=bos), strict=True)
-
-    lengths = {document.id: [len(part) for part in parts] for document, parts in cut() if parts}
-    if not lengths:
-        raise CorpusError(f"The corpus {corpus.name} gives no token to look at.")
-    orders = {id_: np.random.default_rng(_digest(seed, id_)).permutation(len(sizes)) for id_, sizes in lengths.items()}
-    ranked = sorted(lengths, key=lambda id_: _digest(seed, id_))
-    chosen: set[tuple[str, int]] = set()
-    left = tokens if tokens is not None else sum(map(sum, lengths.values()))
-    for turn in range(max(map(len, lengths.values()))):  # a window of every document before a second of any
-        for id_ in ranked:
-            if left > 0 and turn < len(orders[id_]):
-                place = int(orders[id_][turn])
-                chosen.add((id_, place))
-                left -= lengths[id_][place]
-    return [
-        (document, part)
-        for document, parts in cut()
-        for place, part in enumerate(parts)
-        if (document.id, place) in chosen
-    ]
-
-
 def decomposed(window: TokenWindow, values: Tensor, captured: Mapping[str, Any]) -> Tensor:
     """Which tokens of a window a dictionary is meant for, bool (T,): those that its own capture kept.
 
@@ -348,31 +252,3 @@ def decomposed(window: TokenWindow, values: Tensor, captured: Mapping[str, Any])
     if captured.get("sinks") == "drop" and captured.get("sink_norm") is not None:
         keep &= (torch.linalg.vector_norm(values.float(), dim=1) <= captured["sink_norm"]).cpu()
     return keep
-
-
-def in_groups(items: Iterable[Item], size: int) -> Iterator[tuple[Item, ...]]:
-    """The items in groups of `size`, the last one smaller (itertools.batched of Python 3.12)."""
-    rest = iter(items)
-    return iter(lambda: tuple(islice(rest, size)), ())
-
-
-def spread(total: int, sizes: dict[str, int]) -> dict[str, int]:
-    """Share `total` rows evenly over documents, none giving more than it has; the first get what is left over."""
-    shares = dict.fromkeys(sizes, 0)
-    open_ids = list(sizes)
-    while total:
-        level = total // len(open_ids)
-        if level == 0:
-            for id_ in open_ids[:total]:
-                shares[id_] += 1
-            break
-        for id_ in open_ids:
-            given = min(level, sizes[id_] - shares[id_])
-            shares[id_] += given
-            total -= given
-        open_ids = [id_ for id_ in open_ids if shares[id_] < sizes[id_]]
-    return shares
-
-
-def _digest(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest())

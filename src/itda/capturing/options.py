@@ -1,0 +1,42 @@
+"""How activations are taken from a model."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from itda.errors import OptionError
+from itda.options import one_of, whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureOptions:
+    """How activations are taken from a model."""
+
+    tokens: int | None = None
+    """Rows wanted, after padding and dropped tokens, spread evenly over the documents; None for all."""
+    window: int | None = None
+    """Tokens the model reads at once; by default its positions, at most 128."""
+    bos: bool | None = None
+    """Begin every window with the begin token (True), never (False), or as the tokenizer does (None)."""
+    special_tokens: Literal["drop", "keep"] = "drop"
+    """Rows at tokens that stand for no text. They are the same everywhere, or a sink."""
+    sinks: Literal["drop", "keep"] = "drop"
+    """Rows whose norm is far above the median: attention sinks, 100 to 1000 times the rest in many models."""
+    sink_ratio: float = 10.0
+    """How many times the median norm of the site makes a sink."""
+    batch_size: int = 32
+    """Windows in one forward pass where `canonical` is off; it makes no difference otherwise."""
+    canonical: bool = True
+    """Run forward passes of one fixed shape, so that the same text gives the same bits whatever the batch size."""
+    padding_side: Literal["right", "left"] = "right"
+    seed: int = 0
+    """Which windows and tokens are taken when not all are wanted."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "window", "batch_size"):
+            if getattr(self, name) is not None or name == "batch_size":
+                whole(name, getattr(self, name))
+        for name in ("special_tokens", "sinks"):
+            one_of(name, getattr(self, name), ("drop", "keep"))
+        one_of("padding_side", self.padding_side, ("right", "left"))
+        if not self.sink_ratio > 1:
+            raise OptionError(f"sink_ratio must be above 1, the median norm. Got {self.sink_ratio!r} instead.")
