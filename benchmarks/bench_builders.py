@@ -21,7 +21,7 @@ CASES = {
 }
 TOKENS, HELD_OUT_TOKENS = 90_000, 10_000
 COSINE_GAPS = (0.3, 0.2, 0.1, 0.05, 0.02)
-BLOCKS = (16, 64, 256, 4096)
+BLOCKS = (8, 1, 64, 4096)
 
 
 def main() -> None:

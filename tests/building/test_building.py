@@ -84,15 +84,22 @@ def test_the_worst_row_comes_first():
     assert [source.row for source in dictionary.sources] == [0, 1, 3]
 
 
-def test_how_rows_arrive_makes_no_difference(rows):
-    wanted = BuildRequest(atoms=150, steps=4)
+@pytest.mark.parametrize("options", [{"atoms": 150}, {"max_unexplained": 0.2}])
+def test_how_rows_arrive_makes_no_difference(model, rows, monkeypatch, options):
+    monkeypatch.setattr("itda.building.builder._SAMPLE_ROWS", 200)
+    found = capture(model, Corpus.from_texts(TEXTS), "resid_post.1", progress=False)
+    sources = Sources.concatenate([found.sources] * 2).select(torch.arange(3000))
+    wanted = BuildRequest(steps=4, **options)
     whole = wanted.builder(32, len(rows))
-    whole.update(rows, Sources.of_rows(len(rows)))
+    whole.update(rows, sources)
     pieces = wanted.builder(32, len(rows))
     for start in range(0, len(rows), 37):
-        part = rows[start : start + 37]
-        pieces.update(part, Sources.of_rows(len(part), first=start))
+        places = torch.arange(start, min(start + 37, len(rows)))
+        pieces.update(rows[places], sources.select(places))
     one, other = whole.finish(), pieces.finish()
+    assert torch.equal(one.token_means.offsets, other.token_means.offsets)
+    assert torch.equal(one.token_means.overall, other.token_means.overall)
+    assert list(one.sources) == list(other.sources)
     assert torch.equal(one.atoms, other.atoms)
     assert torch.equal(one.usage_counts, other.usage_counts)
     assert one.facts() == other.facts()

@@ -162,30 +162,28 @@ class Builder(ABC):
             if len(self._waiting_rows) < self.options.mean_rows and not last:
                 return
             self._mean = self._waiting_rows[: self.options.mean_rows].double().mean(0).float().nan_to_num()
-        block, done = self.options.block, 0
-        while len(self._waiting_rows) - done > block or (last and done < len(self._waiting_rows)):
-            end = min(done + block, len(self._waiting_rows))
-            self._look(slice(done, end), last=last and end == len(self._waiting_rows))
+        block, done, size = self.options.block, 0, len(self._waiting_rows)
+        while size - done > block or (last and done < size):
+            end = min(done + block, size)
+            self.rows_seen += end - done
+            chosen = self.choose(self._waiting_rows[done:end] - self._mean, last and end == size)
+            if chosen:
+                places = torch.tensor([done + index for index, _ in chosen])
+                self._atom_sources.append(self._waiting_sources.select(places))
+                self.smallest_novelty = min(self.smallest_novelty, *(novelty for _, novelty in chosen))
             done = end
-        if done:
-            rest = torch.arange(done, len(self._waiting_rows))
-            self._waiting_rows, self._waiting_sources = (
-                self._waiting_rows[done:].clone(),
-                self._waiting_sources.select(rest),
-            )
+        self._count(done)
 
-    def _look(self, place: slice, *, last: bool) -> None:
-        rows = self._waiting_rows[place]
-        sources = self._waiting_sources.select(torch.arange(place.start, place.stop))
-        self.rows_seen += len(rows)
-        self._sample.update(rows)
+    def _count(self, done: int) -> None:
+        """Take the first `done` waiting rows into the sample and the token means, and let them go."""
+        if not done:
+            return
+        rows, sources = self._waiting_rows, self._waiting_sources
+        self._sample.update(rows[:done])
         if sources.named:
-            self._token_means.update(rows, sources.token_id)
-        assert self._mean is not None
-        chosen = self.choose(rows - self._mean, last)
-        if chosen:
-            self._atom_sources.append(sources.select(torch.tensor([index for index, _ in chosen])))
-            self.smallest_novelty = min(self.smallest_novelty, *(novelty for _, novelty in chosen))
+            self._token_means.update(rows[:done], sources.token_id[:done])
+        self._waiting_rows = rows[done:].clone()
+        self._waiting_sources = sources.select(torch.arange(done, len(rows)))
 
 
 class _Sample:

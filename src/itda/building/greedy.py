@@ -32,6 +32,8 @@ class GreedyBuilder(Builder):
     def choose(self, rows: Tensor, last: bool) -> list[tuple[int, float]]:
         """See `Builder.choose`."""
         limit = self._limit(last)
+        if len(self.prepared) >= limit:
+            return []
         threshold = max(_EXPLAINED, self.options.max_unexplained or 0.0)
         unexplained, encoded_with = self._unexplained(rows), np.full(len(rows), len(self.prepared))
         chosen: list[tuple[int, float]] = []

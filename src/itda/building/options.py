@@ -12,8 +12,8 @@ class BuildOptions:
 
     atoms: int | None = None
     """How many atoms; None lets the threshold decide."""
-    block: int = 64
-    """Rows that are looked at together. The worst of thousands are outliers: small blocks choose better."""
+    block: int = 8
+    """Rows that are looked at together. The worst of many are outliers: the worst of 8 are the better atoms."""
     center: bool = True
     """Take the mean off before a pursuit and put it back after."""
     mean_rows: int = 16384

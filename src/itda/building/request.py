@@ -11,6 +11,9 @@ from itda.errors import ActivationError, OptionError
 from itda.options import one_of
 from itda.pursuit import Coding, default_steps
 
+# With a threshold every block is encoded, and larger ones take less time; the atoms are as good.
+_THRESHOLD_BLOCK = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
@@ -31,7 +34,7 @@ class BuildRequest:
     center: bool | None = None
     """Take off the mean before a pursuit; True by default, False for `paper`."""
     block: int | None = None
-    """Rows looked at together; 64 by default, 8192 for `paper`."""
+    """Rows looked at together; by default 8, 64 for a threshold, 8192 for `paper`."""
     backend: str = "auto"
     """Of the pursuit while building: `auto`, `reference`, `torch` or `numba`."""
 
@@ -69,5 +72,7 @@ class BuildRequest:
         atoms = self.atoms
         if atoms is None and self.max_unexplained is None:
             atoms = max(1, min(8 * width, rows // 4))
+        if self.max_unexplained is not None:
+            given.setdefault("block", _THRESHOLD_BLOCK)
         greedy = GreedyOptions(atoms=atoms, max_unexplained=self.max_unexplained, expected_rows=rows, **given)
         return GreedyBuilder(width, coding, greedy, backend=self.backend)

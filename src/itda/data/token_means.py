@@ -61,11 +61,10 @@ class TokenMeansAccumulator:
         if not size:
             return None
         ids = torch.tensor(list(self._place))
-        order = torch.argsort(ids)
-        counts = self._counts[:size]
-        overall = (self._sums[:size].sum(0) / counts.sum()).float()
-        offsets = (self._sums[:size] / counts[:, None] - overall).bfloat16()
-        return TokenMeans(ids[order], counts[order], offsets[order], overall)
+        order = torch.argsort(ids)  # the order of first appearance depends on how the rows were cut
+        sums, counts = self._sums[order], self._counts[order]
+        overall = (sums.sum(0) / counts.sum()).float()
+        return TokenMeans(ids[order], counts, (sums / counts[:, None] - overall).bfloat16(), overall)
 
     def state(self) -> dict[str, Tensor]:
         """All that `restore` needs."""

@@ -12,8 +12,15 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 
-@numba.njit(parallel=True, fastmath={"reassoc", "contract", "arcp", "nsz"}, cache=True)  # type: ignore[untyped-decorator]
-def matching_pursuit(correlations: Floats, gram: Floats, floor: Floats, chosen: Integers, coefficients: Floats) -> None:
+# Updated correlations in a call, under which waking the other threads costs more than they save: a
+# builder asks for 8 rows at a time, and two such processes on two cores took 30 times as long.
+_WORTH_THREADS = 2**20
+_FAST = {"reassoc", "contract", "arcp", "nsz"}  # but not "nnan": a comparison with NaN must stay false
+
+
+def _matching_pursuit(
+    correlations: Floats, gram: Floats, floor: Floats, chosen: Integers, coefficients: Floats
+) -> None:
     """Plain signed matching pursuit of all rows; overwrites `correlations` (n, A).
 
     Fills `chosen` (n, K) with atoms, each once and in order of first choice, -1 where unused, and
@@ -61,3 +68,13 @@ def matching_pursuit(correlations: Floats, gram: Floats, floor: Floats, chosen: 
         for place in range(used, steps):
             places[place] = -1
             sums[place] = np.float32(0.0)
+
+
+_parallel = numba.njit(parallel=True, fastmath=_FAST, cache=True)(_matching_pursuit)
+_serial = numba.njit(fastmath=_FAST, cache=True)(_matching_pursuit)
+
+
+def matching_pursuit(correlations: Floats, gram: Floats, floor: Floats, chosen: Integers, coefficients: Floats) -> None:
+    """Plain signed matching pursuit; fills `chosen` and `coefficients` (n, K) and overwrites `correlations` (n, A)."""
+    few = correlations.size * chosen.shape[1] < _WORTH_THREADS
+    (_serial if few else _parallel)(correlations, gram, floor, chosen, coefficients)
