@@ -1,28 +1,90 @@
-"""Write the generated pages of docs/, or check that they are up to date.
+"""Write the generated pages of docs/ and the table of the README, or check that they are up to date.
 
-python tools/write_docs.py [--check]
+    python tools/write_docs.py [--check]
 """
 
 import argparse
 import difflib
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import typer.main
 from typer.cli import get_docs_for_click
 
 from itda.cli import app
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+Rows = list[dict[str, Any]]
 
 
-def command_line_page() -> str:
+def command_line_page(_: str) -> str:
     """Help of every verb, as Markdown."""
     command = typer.main.get_command(app)
     return get_docs_for_click(obj=command, ctx=typer.Context(command, info_name="itda"), name="itda").strip() + "\n"
 
 
-PAGES = {"cli.md": command_line_page}
+def results_page(_: str) -> str:
+    """Every table of benchmarks/results."""
+    parts = ["# Measured\n", "Made from `benchmarks/results` by `make docs`; `make bench` measures again.\n"]
+    for path in sorted(RESULTS.glob("*.json")):
+        content = json.loads(path.read_text())
+        facts = {**content["machine"], **{key: value for key, value in content.items() if key not in ("machine", "rows")}}
+        parts.append(f"## {path.stem}\n")
+        parts.append(f"`benchmarks/bench_{path.stem}.py`; {', '.join(f'{key} {value}' for key, value in facts.items())}\n")
+        parts.append(markdown(content["rows"]))
+    return "\n".join(parts)
+
+
+def readme(text: str) -> str:
+    """The README with its table of builders made anew."""
+    before, _, rest = text.partition("<!-- builders -->\n")
+    _, _, after = rest.partition("<!-- /builders -->")
+    content = json.loads((RESULTS / "builders.json").read_text())
+    table = markdown(builders_summary(content["rows"]))
+    note = (
+        f"\nHeld-out FVU, residual FVU and rise of the loss in nats; {content['tokens']:,} tokens, 8 atoms a dimension, a\n"
+        "sixteenth of the width as steps; paper mode at the best of five thresholds. Lower is better.\n\n"
+    )
+    return f"{before}<!-- builders -->\n{note}{table}\n<!-- /builders -->{after}"
+
+
+def builders_summary(rows: Rows) -> Rows:
+    """One row a model: our default, paper mode at its best threshold, and the baselines."""
+    summary = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == model]
+        groups = {"itda": "greedy", "paper mode": "paper", "random atoms": "random", "token mean": "token"}
+        best = {}
+        for name, start in groups.items():
+            found = [row for row in own if row["dictionary"].startswith(start)]
+            best[name] = found[0] if start == "greedy" else min(found, key=lambda row: row["fvu"])
+        cells = {name: " / ".join(f"{row[key]:.3f}" for key in SHOWN if row[key] is not None) for name, row in best.items()}
+        summary.append({"model": model, **cells})
+    return summary
+
+
+SHOWN = ("fvu", "residual_fvu", "delta_ce")
+
+
+def markdown(rows: Rows) -> str:
+    """Rows as a Markdown table."""
+
+    def cell(value: Any) -> str:
+        return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
+
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([cell(value) for value in row.values()] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+PAGES: dict[str, Callable[[str], str]] = {
+    "docs/cli.md": command_line_page,
+    "docs/results.md": results_page,
+    "README.md": readme,
+}
 
 
 def main() -> int:
@@ -31,19 +93,18 @@ def main() -> int:
     check = parser.parse_args().check
     stale = 0
     for name, make in PAGES.items():
-        path, wanted = DOCS / name, make()
+        path = ROOT / name
         found = path.read_text() if path.exists() else ""
+        wanted = make(found)
         if found == wanted:
             continue
         stale += 1
         if check:
-            sys.stdout.writelines(
-                difflib.unified_diff(found.splitlines(True), wanted.splitlines(True), str(path), "now")
-            )
-            print(f"{path} is out of date: run make docs")
+            sys.stdout.writelines(difflib.unified_diff(found.splitlines(True), wanted.splitlines(True), name, "now"))
+            print(f"{name} is out of date: run make docs")
         else:
             path.write_text(wanted)
-            print(f"wrote {path}")
+            print(f"wrote {name}")
     return stale if check else 0
 
 

@@ -203,6 +203,8 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _flush(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot flush a folder, and needs not
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -217,6 +219,6 @@ def _umask() -> int:
 
 
 def _refusal(folder: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return f"No space is left on the disk of {folder}. Nothing was written there; free some space and run again."
     return f"{folder} cannot be written: {error.strerror or error}. Choose another folder."
