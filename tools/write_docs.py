@@ -1,6 +1,6 @@
 """Write the generated pages of docs/ and the table of the README, or check that they are up to date.
 
-    python tools/write_docs.py [--check]
+python tools/write_docs.py [--check]
 """
 
 import argparse
@@ -32,9 +32,14 @@ def results_page(_: str) -> str:
     parts = ["# Measured\n", "Made from `benchmarks/results` by `make docs`; `make bench` measures again.\n"]
     for path in sorted(RESULTS.glob("*.json")):
         content = json.loads(path.read_text())
-        facts = {**content["machine"], **{key: value for key, value in content.items() if key not in ("machine", "rows")}}
+        facts = {
+            **content["machine"],
+            **{key: value for key, value in content.items() if key not in ("machine", "rows")},
+        }
         parts.append(f"## {path.stem}\n")
-        parts.append(f"`benchmarks/bench_{path.stem}.py`; {', '.join(f'{key} {value}' for key, value in facts.items())}\n")
+        parts.append(
+            f"`benchmarks/bench_{path.stem}.py`; {', '.join(f'{key} {value}' for key, value in facts.items())}\n"
+        )
         parts.append(markdown(content["rows"]))
     return "\n".join(parts)
 
@@ -62,7 +67,9 @@ def builders_summary(rows: Rows) -> Rows:
         for name, start in groups.items():
             found = [row for row in own if row["dictionary"].startswith(start)]
             best[name] = found[0] if start == "greedy" else min(found, key=lambda row: row["fvu"])
-        cells = {name: " / ".join(f"{row[key]:.3f}" for key in SHOWN if row[key] is not None) for name, row in best.items()}
+        cells = {
+            name: " / ".join(f"{row[key]:.3f}" for key in SHOWN if row[key] is not None) for name, row in best.items()
+        }
         summary.append({"model": model, **cells})
     return summary
 

@@ -48,6 +48,14 @@ def test_the_size_is_what_was_asked_for(rows):
     assert len(make(rows)) == min(8 * 32, 3000 // 4)
 
 
+def test_fewer_rows_than_expected_make_no_difference_to_the_size(rows):
+    builder = BuildRequest(atoms=300, steps=4).builder(32, rows=4000)  # a quarter of them are sinks, say
+    builder.update(rows, Sources.of_rows(len(rows)))
+    dictionary = builder.finish()
+    assert len(dictionary) == 300
+    assert dictionary.build.notes == ()
+
+
 def test_atoms_come_from_all_of_the_rows(rows):
     taken = torch.tensor([source.row for source in make(rows, atoms=100, steps=4).sources])
     assert torch.histc(taken.float(), bins=5, min=0, max=3000).min() >= 15

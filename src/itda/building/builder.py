@@ -23,6 +23,7 @@ from itda.shapes import as_matrix
 
 State = dict[str, Tensor]
 
+_HELD_BACK = 1024  # rows in which a builder can make good what fewer rows than expected have cost it
 _SAMPLE_ROWS = 8192  # on which usage is counted at the end
 
 
@@ -41,6 +42,8 @@ class Builder(ABC):
         self.prepared = Prepared(torch.empty((0, width)), capacity=options.atoms or 0)
         self.rows_seen = 0
         """Rows that blocks have been made of so far."""
+        self.rows_in_all: int | None = None
+        """How many there are, once that is certain; the last 1024 rows or more are looked at only then."""
         self.smallest_novelty = float("inf")
         self._mean = None if options.center else torch.zeros(width)
         self._waiting_rows, self._waiting_sources = torch.empty((0, width)), Sources.of_rows(0)
@@ -49,7 +52,7 @@ class Builder(ABC):
         self._sample = _Sample(width)
 
     @abstractmethod
-    def choose(self, rows: Tensor, last: bool) -> list[tuple[int, float]]:
+    def choose(self, rows: Tensor) -> list[tuple[int, float]]:
         """Rows of one centred block (n, D) that become atoms: index and novelty, in order.
 
         Must call `add` for each, so that the next choice sees it.
@@ -80,6 +83,7 @@ class Builder(ABC):
 
         Raises: ActivationError if there are too few atoms for the pursuit steps.
         """
+        self.rows_in_all = self.rows_seen + len(self._waiting_rows)
         self._work(last=True)
         size = len(self.prepared)
         if size < self.coding.steps:
@@ -157,16 +161,16 @@ class Builder(ABC):
         self.smallest_novelty = float(state["smallest_novelty"])
 
     def _work(self, *, last: bool) -> None:
-        """Look at all full blocks; one is kept back until more rows come, so that the last block is never empty."""
+        """Look at all full blocks but those at the end, which wait until it is known that they are the end."""
         if self._mean is None:
             if len(self._waiting_rows) < self.options.mean_rows and not last:
                 return
             self._mean = self._waiting_rows[: self.options.mean_rows].double().mean(0).float().nan_to_num()
         block, done, size = self.options.block, 0, len(self._waiting_rows)
-        while size - done > block or (last and done < size):
+        while size - done > max(block, _HELD_BACK) or (last and done < size):
             end = min(done + block, size)
             self.rows_seen += end - done
-            chosen = self.choose(self._waiting_rows[done:end] - self._mean, last and end == size)
+            chosen = self.choose(self._waiting_rows[done:end] - self._mean)
             if chosen:
                 places = torch.tensor([done + index for index, _ in chosen])
                 self._atom_sources.append(self._waiting_sources.select(places))

@@ -29,9 +29,9 @@ class GreedyBuilder(Builder):
     method: ClassVar[str] = "greedy"
     options: GreedyOptions
 
-    def choose(self, rows: Tensor, last: bool) -> list[tuple[int, float]]:
+    def choose(self, rows: Tensor) -> list[tuple[int, float]]:
         """See `Builder.choose`."""
-        limit = self._limit(last)
+        limit = self._limit()
         if len(self.prepared) >= limit:
             return []
         threshold = max(_EXPLAINED, self.options.max_unexplained or 0.0)
@@ -59,14 +59,14 @@ class GreedyBuilder(Builder):
     def _wants_all_atoms(self) -> bool:
         return self.options.max_unexplained is None
 
-    def _limit(self, last: bool) -> float:
+    def _limit(self) -> float:
         """Atoms there may be after this block."""
         if self.options.atoms is None:
             return float("inf")
-        if last or self.options.max_unexplained is not None:
+        rows = self.rows_in_all or self.options.expected_rows
+        if self.options.max_unexplained is not None or rows is None:
             return self.options.atoms
-        assert self.options.expected_rows is not None
-        return min(self.options.atoms, round(self.options.atoms * self.rows_seen / self.options.expected_rows))
+        return min(self.options.atoms, round(self.options.atoms * self.rows_seen / rows))
 
     def _unexplained(self, rows: Tensor) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
         if not len(self.prepared):

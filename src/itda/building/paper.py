@@ -24,7 +24,7 @@ class PaperBuilder(Builder):
     method: ClassVar[str] = "paper"
     options: PaperOptions
 
-    def choose(self, rows: Tensor, last: bool) -> list[tuple[int, float]]:
+    def choose(self, rows: Tensor) -> list[tuple[int, float]]:
         """See `Builder.choose`."""
         limit = self.options.atoms if self.options.atoms is not None else float("inf")
         chosen: list[tuple[int, float]] = []
