@@ -28,7 +28,7 @@ def as_matrix(array: Any, what: str, axes: str, *, width: int | None = None, adv
     Raises: ShapeError for other shapes or types; ActivationError for NaN or infinity.
     """
     try:
-        matrix = array if isinstance(array, Tensor) else torch.as_tensor(np.asarray(array))
+        matrix = array if isinstance(array, Tensor) else torch.as_tensor(np.ascontiguousarray(array))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(f"{what} must be a matrix ({axes}) of numbers. Got {type(array).__name__} instead.") from error
     if matrix.is_complex() or matrix.dtype == torch.bool:

@@ -117,7 +117,7 @@ def test_how_rows_arrive_makes_no_difference(model, rows, monkeypatch, options):
     "options", [{"atoms": 150}, {"atoms": 150, "method": "paper", "max_cosine_gap": 0.1, "block": 256}]
 )
 @pytest.mark.parametrize("stop", [10, 900, 2999])
-def test_a_build_goes_on_from_its_state(model, rows, options, stop):
+def test_a_build_goes_on_from_its_state(model, rows, options, stop, tmp_path):
     found = capture(model, Corpus.from_texts(TEXTS), "resid_post.1", progress=False)
     sources = Sources.concatenate([found.sources] * 2).select(torch.arange(3000))
     wanted = BuildRequest(steps=4, **options)
@@ -140,7 +140,10 @@ def test_a_build_goes_on_from_its_state(model, rows, options, stop):
     assert list(one.sources) == list(other.sources)
     assert one.facts() == other.facts()
     assert torch.equal(one.token_means.offsets, other.token_means.offsets)
-    assert torch.equal(one.usage_energy, other.usage_energy)
+    assert torch.equal(straight.prepared.gram, resumed.prepared.gram)
+    folders = [made.save_pretrained(tmp_path / str(place)) for place, made in enumerate((one, other))]
+    for path in folders[0].iterdir():
+        assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
 
 
 @pytest.mark.parametrize(("steps", "gap", "block"), [(8, 0.15, 1000), (4, 0.05, 256), (16, 0.02, 4096)])

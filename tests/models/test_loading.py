@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 
-from itda import load_model, wrap
+from itda import Corpus, capture, load_model, wrap
 from itda.errors import MismatchError, ModelError
 from itda.models.fingerprints import DifferentSettingsWarning
 from itda.models.losses import divergence, next_token_loss, predict
@@ -34,6 +34,26 @@ def test_what_a_token_can_see_is_found_out(name):
     assert model.predicts == model.causal
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", list(tiny.ALL))
+def test_half_precision_does_not_hide_what_a_token_sees(name, dtype):
+    assert wrap(tiny.module(name).to(dtype), tiny.tokenizer()).causal == (name not in tiny.ENCODERS)
+
+
+def test_token_ids_beyond_the_embedding_are_said():
+    module = tiny.module("GPT-2")
+    module.resize_token_embeddings(20)
+    model = wrap(module, tiny.tokenizer())
+    with pytest.raises(ModelError, match="token id .* the model has embeddings for 20"):
+        capture(model, Corpus.from_texts(["a text"]), "resid_post.0", progress=False)
+
+
+def test_a_device_that_is_not_there(saved):
+    for device in ("abacus", "cuda:77"):
+        with pytest.raises(ModelError, match="There is no device"):
+            load_model(saved, device=device)
+
+
 def test_roberta_has_fewer_positions_than_it_says():
     assert wrap(tiny.module("RoBERTa"), tiny.tokenizer()).positions == 62
 
@@ -54,6 +74,17 @@ def test_the_same_weights_are_the_same_model_however_they_come(saved):
     assert by_path.is_same_model(half)
     with pytest.warns(DifferentSettingsWarning, match="dtype 'float32' then, 'bfloat16' now"):
         by_path.check_same(half, "This dictionary")
+
+
+def test_saving_a_model_does_not_make_it_another(tmp_path):
+    model = wrap(tiny.module("GPT-2"), tiny.tokenizer())
+    before = model.record
+    model.module.save_pretrained(tmp_path)
+    assert before.is_same_model(model.record)
+
+
+def test_float16_is_the_same_model_by_its_files(saved):
+    assert load_model(saved).record.is_same_model(load_model(saved, dtype="float16").record)
 
 
 def test_other_weights_are_another_model(saved):
@@ -155,10 +186,23 @@ def test_an_encoder_decoder_names_the_way_round():
     import transformers
 
     module = transformers.T5Model(
-        transformers.T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+        transformers.T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     )
     with pytest.raises(ModelError, match="get_encoder"):
         wrap(module, tiny.tokenizer())
+    half = wrap(module.get_encoder(), tiny.tokenizer())  # the remedy that is named
+    found = capture(half, Corpus.from_texts(["a text"]), "resid_post.0", sinks="keep", progress=False)
+    assert found.rows.shape == (6, 8)
+    assert not half.causal
+    bart = transformers.BartModel(
+        transformers.BartConfig(
+            vocab_size=300, d_model=8, encoder_layers=2, decoder_layers=3, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="get_encoder"):
+        wrap(bart, tiny.tokenizer())
+    assert wrap(bart.get_encoder(), tiny.tokenizer()).site("mlp_out.1").width == 8
 
 
 def test_the_models_config_is_not_changed_by_use(saved):

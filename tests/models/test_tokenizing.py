@@ -73,6 +73,20 @@ def test_unknown_tokens_are_text():
     assert windows(model, ["a!b"], length=16)[0][0].special.tolist() == [True, False, False, False]
 
 
+def test_a_padding_token_may_be_text():
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = "e"
+    model = wrap(tiny.module("GPT-2"), tokenizer)
+    assert windows(model, ["eve"], length=16)[0][0].special.tolist() == [True, False, False, False]
+
+
+def test_a_forced_begin_token_has_room_beside_an_end_token():
+    model = wrap(tiny.module("GPT-2"), tiny.tokenizer(begin=False, end=True))
+    for window in windows(model, [TEXT], length=16, bos=True)[0]:
+        assert len(window) <= 16
+        assert (window.token_ids[0], window.token_ids[-1]) == (0, 1)
+
+
 def test_empty_texts_have_no_window(model):
     assert [len(cut) for cut in windows(model, ["", "a", " "], length=8)] == [0, 1, 1]
     assert windows(model, [], length=8) == []

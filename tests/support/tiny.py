@@ -38,6 +38,9 @@ DECODERS: dict[str, Callable[[], Any]] = {
     "Gemma 3": lambda: t.Gemma3TextConfig(**_GROUPED, head_dim=8),
     "Phi": lambda: t.PhiConfig(**_COMMON),
     "Phi-3": lambda: t.Phi3Config(**_GROUPED),
+    "Falcon": lambda: t.FalconConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=4, parallel_attn=True
+    ),
     "Bloom": lambda: t.BloomConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, n_layer=DEPTH, n_head=4),
 }
 EXPERTS: dict[str, Callable[[], Any]] = {

@@ -131,6 +131,7 @@ class Builder(ABC):
         """All that `restore` needs to go on, as tensors."""
         state: State = {
             "atoms": self.prepared.atoms.clone(),
+            "splits": torch.tensor(self.prepared.splits, dtype=torch.int64),
             "waiting": self._waiting_rows.clone(),
             "rows_seen": torch.tensor(self.rows_seen),
             "smallest_novelty": torch.tensor(self.smallest_novelty, dtype=torch.float64),
@@ -151,7 +152,10 @@ class Builder(ABC):
         def part(name: str) -> State:
             return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
-        self.prepared = Prepared(state["atoms"], capacity=self.options.atoms or 0)
+        width = state["atoms"].shape[1]
+        self.prepared = Prepared(torch.empty((0, width)), capacity=self.options.atoms or 0)
+        for part_of_atoms in torch.split(state["atoms"], state["splits"].tolist()):
+            self.prepared.append(part_of_atoms)
         self._waiting_rows, self._waiting_sources = state["waiting"], Sources.from_tensors(part("waiting_sources"))
         self._atom_sources = [Sources.from_tensors(part("atom_sources"))]
         self._mean = state.get("mean")

@@ -25,6 +25,7 @@ _VOLATILE = frozenset(
         "_attn_implementation",
         "_commit_hash",
         "_name_or_path",
+        "architectures",  # written into a configuration when its model is saved
         "attn_implementation",
         "dtype",
         "output_attentions",
@@ -138,8 +139,11 @@ def files_hash(folder: Path) -> str | None:
 
 
 def parameters_hash(module: nn.Module) -> str | None:
-    """Hash of sampled values of every parameter, rounded to bfloat16 so that the data type it was loaded in
-    makes no difference; None if some are not in memory."""
+    """Hash of sampled values of every parameter; None if some are not in memory.
+
+    Values are rounded to bfloat16, so that loading in float32 or bfloat16 makes no difference; float16
+    rounds otherwise, and is the same model only by its files.
+    """
     hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for name, parameter in sorted(module.named_parameters()):
         if parameter.is_meta:

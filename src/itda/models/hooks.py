@@ -43,7 +43,8 @@ def read(module: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str, 
     found: dict[str, Tensor] = {}
 
     def keep(site: Site, value: Tensor) -> None:
-        found.setdefault(site.name, _per_token(value, inputs, site))
+        # A copy: some models add to these very tensors later in the pass.
+        found.setdefault(site.name, _per_token(value, inputs, site).detach().clone())
         if len(found) == len(sites):
             raise _Enough
 

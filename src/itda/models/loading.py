@@ -61,11 +61,19 @@ class Model:
     def positions(self) -> int:
         """The longest input the model takes, in tokens."""
         config = text_config(self.module.config)
-        positions = getattr(config, "max_position_embeddings", None) or _DEFAULT_WINDOW
-        # RoBERTa and its kin number positions from behind the padding index and so have fewer to give.
+        return int(getattr(config, "max_position_embeddings", None) or _DEFAULT_WINDOW) - self.first_position
+
+    @property
+    def first_position(self) -> int:
+        """The number of a text's first position: RoBERTa and its kin begin behind the padding index."""
         embedding = next((m for n, m in self.module.named_modules() if n.endswith("position_embeddings")), None)
         padding = getattr(embedding, "padding_idx", None)
-        return int(positions) - (padding + 1 if padding else 0)
+        return 0 if padding is None else int(padding) + 1
+
+    @property
+    def vocabulary(self) -> int:
+        """Token ids that the model has an embedding for."""
+        return int(self.module.get_input_embeddings().weight.shape[0])
 
     def sites(self) -> list[Site]:
         """The named places of the model, layer by layer.
@@ -90,19 +98,23 @@ class Model:
     @cached_property
     def causal(self) -> bool:
         """Whether a token sees only what comes before it; found by changing what comes after the first."""
-        ids = torch.tensor([[1, 2, 3, 4], [1, 5, 6, 7]], device=self.device)
-        with inference(self.module):
-            output = self.module(input_ids=ids, attention_mask=torch.ones_like(ids))
-        first, second = output[0][:, 0].float()
-        return bool((first - second).norm() <= 8 * torch.finfo(self.dtype).eps * first.norm())
+        one, other = (self._probe(ids)[0][0, 0].float() for ids in ([1, 2, 3, 4], [1, 5, 6, 7]))
+        if torch.equal(one, other):
+            return True
+        # Experts see the tokens that were sent to them as one batch: its size touches the last bits.
+        experts = any(hasattr(item, "experts") for item in self.module.modules())
+        return experts and bool((one - other).norm() <= 8 * torch.finfo(self.dtype).eps * one.norm())
 
     @cached_property
     def predicts(self) -> bool:
         """Whether it has a next-token loss: causal, with an output over the vocabulary."""
-        ids = torch.tensor([[1, 2]], device=self.device)
+        logits = getattr(self._probe([1, 2]), "logits", None)
+        return self.causal and logits is not None and logits.ndim == 3
+
+    def _probe(self, ids: list[int]) -> Any:
+        tokens = torch.tensor([ids], device=self.device) % self.vocabulary
         with inference(self.module):
-            output = self.module(input_ids=ids, attention_mask=torch.ones_like(ids))
-        return self.causal and getattr(output, "logits", None) is not None and output.logits.ndim == 3
+            return self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens))
 
     @property
     def record(self) -> fingerprints.ModelRecord:
@@ -150,21 +162,19 @@ def load_model(
     from transformers.utils import logging
 
     source, folder = _locate(str(name))
-    placement = device or (
-        "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    )
+    placement = _placement(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
-        _check_kind(config)
         settings: dict[str, Any] = {"dtype": dtype or ("float32" if placement == "cpu" else "auto"), **options}
         if attention:
             settings["attn_implementation"] = attention
         if placement == "auto":
             settings["device_map"] = "auto"
         module = _model_class(config, transformers).from_pretrained(source, config=config, **settings)
+        _check_kind(module)
         if placement != "auto":
             module = module.to(placement)
         if tokenizer is None or isinstance(tokenizer, str | Path):
@@ -194,7 +204,7 @@ def wrap(module: Any, tokenizer: Any, *, id: str | None = None) -> Model:
     """
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
         raise ModelError(f"wrap needs a transformers model. Got {type(module).__name__} instead.")
-    _check_kind(module.config)
+    _check_kind(module)
     name = id or getattr(module.config, "_name_or_path", "") or type(module).__name__
     return Model(module, _fast(tokenizer), name)
 
@@ -222,11 +232,23 @@ def _cached_folder(name: str, revision: str | None) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _check_kind(config: Any) -> None:
-    if getattr(config, "is_encoder_decoder", False):
+def _placement(device: str | None) -> str:
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device != "auto":
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ModelError(f"There is no device {device!r} here. Use cpu, cuda, cuda:1 or auto.") from error
+    return device
+
+
+def _check_kind(module: Any) -> None:
+    core = getattr(module, "base_model", module)
+    if hasattr(core, "encoder") and hasattr(core, "decoder"):
         raise ModelError(
-            f"{config.model_type!r} is an encoder-decoder, which has two streams. "
-            "Wrap one half: itda.wrap(model.get_encoder(), tokenizer)."
+            f"{type(module).__name__} is an encoder-decoder, which has two streams. Load it with transformers and "
+            "wrap its encoder: itda.wrap(model.get_encoder(), tokenizer)."
         )
 
 

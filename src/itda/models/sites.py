@@ -79,13 +79,16 @@ def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
 
     Raises: SiteError if the model has no such list; its modules can still be named by path.
     """
-    depth = getattr(text_config(module.config), "num_hidden_layers", None)
+    config = text_config(module.config)
+    depths = {getattr(config, name, None) for name in ("num_hidden_layers", "encoder_layers", "decoder_layers")} - {
+        None
+    }
     lists = [(path, item) for path, item in module.named_modules() if isinstance(item, nn.ModuleList) and len(item)]
-    if depth is not None:
-        lists = [(path, item) for path, item in lists if len(item) == depth]
+    if depths:
+        lists = [(path, item) for path, item in lists if len(item) in depths]
     if not lists:
         raise SiteError(
-            f"{type(module).__name__} has no list of {depth} layers, so it has no named sites. "
+            f"{type(module).__name__} has no list of {' or '.join(map(str, sorted(depths)))} layers, so it has no named sites. "
             "Name a module by its path."
         )
     # Other lists of the same length exist (norms, experts, a vision tower): the layers hold the most weights.

@@ -59,15 +59,15 @@ def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None
             f"The tokenizer of {model.id!r} has no begin token, so bos=True cannot be done. Leave bos out."
         )
     added = tokenizer.num_special_tokens_to_add()
-    room = length if added or not bos else length - 1
+    # Straight to the tokenizer's core: the Python wrapper re-reads its settings, and may warn, at every call.
+    core = tokenizer.backend_tokenizer
+    room = length - 1 if bos and core.encode("").ids[:1] != [begin] else length
     if room - added < 1:
         raise OptionError(
             f"A window of {length} tokens has no room for text beside {length - room + added} special ones."
         )
     if not texts:
         return []
-    # Straight to the tokenizer's core: the Python wrapper re-reads its settings, and may warn, at every call.
-    core = tokenizer.backend_tokenizer
     before = core.truncation, core.padding
     try:
         core.enable_truncation(room)
@@ -79,7 +79,15 @@ def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None
             core.enable_truncation(**before[0])
         if before[1]:
             core.enable_padding(**before[1])
-    literal = np.array([i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id], np.int64)
+    # Not all_special_ids: a padding token may be any token, and an unknown one stands for text.
+    kinds = tokenizer.added_tokens_decoder
+    literal = np.array([i for i, kind in kinds.items() if kind.special and i != tokenizer.unk_token_id], np.int64)
+    largest = max((max(encoding.ids, default=0) for encoding in encodings), default=0)
+    if largest >= model.vocabulary:
+        raise ModelError(
+            f"The tokenizer gives token id {largest}, but the model has embeddings for {model.vocabulary} tokens. "
+            "Use the tokenizer of this model."
+        )
     found = []
     for encoding in encodings:
         cut: list[TokenWindow] = []
@@ -110,7 +118,7 @@ def batch(model: Model, parts: Sequence[TokenWindow], *, length: int | None, sid
         mask[row, place] = 1
     inputs = {"input_ids": ids, "attention_mask": mask}
     if side == "left" and "position_ids" in inspect.signature(model.module.forward).parameters:
-        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0)
+        inputs["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0) + model.first_position
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
 
@@ -138,7 +146,7 @@ def token_names(model: Model) -> dict[int, str]:
 def _padding_id(model: Model) -> int:
     tokenizer = model.tokenizer
     for candidate in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if candidate is not None:
+        if candidate is not None and candidate < model.vocabulary:
             return int(candidate)
     return 0
 

@@ -16,7 +16,17 @@ from itda.pursuit.codes import Codes, Coding, default_steps
 from itda.pursuit.prepared import Prepared
 from itda.shapes import as_matrix, unit_rows
 
-__all__ = ["Codes", "Coding", "Prepared", "default_steps", "prepare", "pursue", "rebuild", "unexplained_share"]
+__all__ = [
+    "Codes",
+    "Coding",
+    "Prepared",
+    "checked_coding",
+    "default_steps",
+    "prepare",
+    "pursue",
+    "rebuild",
+    "unexplained_share",
+]
 
 _BLOCK_BYTES = 128 * 2**20  # correlations (n, A) of one block; larger blocks were not faster on two cores
 _REFIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
@@ -66,7 +76,7 @@ def pursue(
     atoms_NK = torch.empty((len(rows), coding.steps), dtype=torch.int32, device=device)
     coefficients = torch.empty((len(rows), coding.steps), device=device)
     unexplained = torch.empty(len(rows), device=device)
-    block = max(1, _BLOCK_BYTES // (4 * len(prepared)))
+    block = max(1, _BLOCK_BYTES // (4 * max(len(prepared), coding.steps**2)))
     run = _numba_block if chosen_backend == "numba" else torch_batched.pursue_block
     for start in range(0, len(rows), block):
         part = slice(start, start + block)
@@ -103,9 +113,17 @@ def _coding(coding: Coding | None, steps: int | None) -> Coding:
     if coding is None:
         assert steps is not None
         return Coding(steps=steps)
+    return checked_coding(coding).with_options(steps=steps)
+
+
+def checked_coding(coding: Any) -> Coding:
+    """The coding itself.
+
+    Raises: OptionError if it is something else.
+    """
     if not isinstance(coding, Coding):
         raise OptionError(f"coding must be a Coding. Got {type(coding).__name__}; for a number of steps use steps=.")
-    return coding.with_options(steps=steps)
+    return coding
 
 
 def _reference(rows: Tensor, prepared: Prepared, coding: Coding) -> Codes:

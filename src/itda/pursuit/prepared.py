@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from itda.errors import BackendError
+
 
 class Prepared:
     """Unit atoms (A, D) with their Gram matrix (A, A), in buffers that double when they are full.
@@ -14,8 +16,10 @@ class Prepared:
         size, width = atoms.shape
         capacity = max(capacity, size)
         self._atoms = atoms.new_empty((capacity, width))
-        self._gram = atoms.new_empty((capacity, capacity))
+        self._gram = _square(atoms, capacity)
         self._size = 0
+        self.splits: list[int] = []
+        """How many atoms each `append` added: the last bits of the Gram matrix depend on it."""
         if size:
             self.append(atoms)
 
@@ -51,11 +55,22 @@ class Prepared:
         products = atoms @ self._atoms[:end].T
         self._gram[start:end, :end] = products
         self._gram[:start, start:end] = products[:, :start].T
+        self.splits.append(len(atoms))
         self._size = end
 
     def _grow(self, capacity: int) -> None:
         atoms, gram = self.atoms, self.gram
         self._atoms = atoms.new_empty((capacity, self.width))
         self._atoms[: self._size] = atoms
-        self._gram = gram.new_empty((capacity, capacity))
+        self._gram = _square(gram, capacity)
         self._gram[: self._size, : self._size] = gram
+
+
+def _square(like: Tensor, size: int) -> Tensor:
+    try:
+        return like.new_empty((size, size))
+    except RuntimeError as error:  # torch has no error of its own for this on the CPU
+        needed = size * size * like.element_size() / 2**30
+        raise BackendError(
+            f"The Gram matrix of {size:,} atoms needs {needed:,.0f} GiB, which are not there. Ask for fewer atoms."
+        ) from error
