@@ -14,7 +14,7 @@ from itda.options import checked
 from itda.pursuit import Codes, Coding
 
 # Of the capture a dictionary was built from, what decides which activations it is meant for
-_INHERITED = ("window", "bos", "special_tokens", "sinks", "sink_ratio")
+_INHERITED = ("window", "bos", "special_tokens", "sinks", "sink_ratio", "sink_norm")
 
 
 def encode(

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from itda import Activations, Corpus, capture, wrap
-from itda.capturing import Capture, CaptureOptions, decomposed, whole_windows
+from itda.capturing import Capture, CaptureOptions, FewerRowsWarning, decomposed, whole_windows
 from itda.capturing.sampling import spread
 from itda.errors import ActivationError, CorpusError, FormatError, ModelError, OptionError, SiteError
 from itda.models.tokenizing import windows
@@ -73,8 +73,11 @@ def test_sinks_are_dropped_kept_and_counted(corpus):
     assert dropped.provenance.capture["counts"]["sinks"] == letters
     kept = take(model, corpus, site="resid_pre.0", sinks="keep")
     assert len(kept) - len(dropped) == letters
-    # a number of rows that was asked for is made up for by other tokens
+    # a number of rows that was asked for is made up for by other tokens, as long as there are any
     assert len(take(model, corpus, site="resid_pre.0", tokens=200)) == 200
+    everything = sum(map(len, TEXTS)) - 1
+    with pytest.warns(FewerRowsWarning, match=f"of {everything:,} rows at 'resid_pre.0'"):
+        assert len(take(model, corpus, site="resid_pre.0", tokens=everything)) == everything + 1 - letters
 
 
 def test_tokens_are_spread_evenly_over_documents(model, corpus):
@@ -217,6 +220,10 @@ def test_nan_activations_are_refused(corpus):
         ({"batch_size": 0}, OptionError, "batch_size"),
         ({"sinks": "maybe"}, OptionError, "drop, keep"),
         ({"sink_ratio": 0.5}, OptionError, "above 1"),
+        ({"sink_ratio": float("inf")}, OptionError, "finite"),
+        ({"sink_ratio": "a"}, OptionError, "finite"),
+        ({"seed": -1}, OptionError, "seed must be"),
+        ({"seed": 1.5}, OptionError, "seed must be"),
         ({"padding_side": "top"}, OptionError, "right, left"),
         ({"colour": 1}, OptionError, "There is no option 'colour'"),
     ],

@@ -83,6 +83,49 @@ def test_an_existing_folder_is_kept_unless_told(folder, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["saved"]
 
 
+def test_an_interrupt_between_the_renames_loses_nothing(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    real, calls = type(folder).rename, []
+
+    def interrupt_the_second(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, target)
+
+    monkeypatch.setattr(type(folder), "rename", interrupt_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_folder(folder, "thing", {"new": 1}, CONTENT, overwrite=True)
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert [path.name for path in folder.parent.iterdir()] == ["saved"]
+
+
+def test_only_a_folder_of_the_same_kind_and_nothing_else_is_overwritten(folder):
+    with pytest.raises(OutputError, match="holds 'itda.thing', not 'itda.other'"):
+        files.write_folder(folder, "other", {}, CONTENT, overwrite=True)
+    (folder / "notes.md").write_text("mine")
+    with pytest.raises(OutputError, match=r"also holds notes\.md"):
+        files.write_folder(folder, "thing", {}, CONTENT, overwrite=True)
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def test_a_link_stays_a_link(folder, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(folder, target_is_directory=True)
+    files.write_folder(link, "thing", {"new": 1}, CONTENT, overwrite=True)
+    assert link.is_symlink()
+    assert files.read_folder(folder, "thing")[0]["new"] == 1
+
+
+@pytest.mark.parametrize("number", ["1e999", "NaN", "Infinity"])
+def test_numbers_that_json_cannot_hold(folder, number):
+    content = (folder / "itda.json").read_text()
+    assert "2.5" in content
+    (folder / "itda.json").write_text(content.replace("2.5", number))
+    with pytest.raises(FormatError, match="damaged"):
+        files.read_folder(folder, "thing")
+
+
 def test_a_foreign_folder_is_never_overwritten(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")

@@ -7,7 +7,7 @@ import torch
 
 from itda import progress as progress_bars
 from itda.capturing.options import CaptureOptions
-from itda.capturing.running import Block, Capture, decomposed
+from itda.capturing.running import Block, Capture, FewerRowsWarning, decomposed
 from itda.capturing.sampling import in_groups, whole_windows
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus
@@ -15,7 +15,7 @@ from itda.data.sources import Sources
 from itda.models.loading import Model
 from itda.options import checked
 
-__all__ = ["Capture", "CaptureOptions", "capture", "decomposed", "in_groups", "whole_windows"]
+__all__ = ["Capture", "CaptureOptions", "FewerRowsWarning", "capture", "decomposed", "in_groups", "whole_windows"]
 
 
 def capture(

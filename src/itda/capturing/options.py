@@ -1,5 +1,6 @@
 """How activations are taken from a model."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ class CaptureOptions:
     """Rows whose norm is far above the median: attention sinks, 100 to 1000 times the rest in many models."""
     sink_ratio: float = 10.0
     """How many times the median norm of the site makes a sink."""
+    sink_norm: float | None = None
+    """The norm above which a row is a sink, where it is known already; found from `sink_ratio` by default."""
     batch_size: int = 32
     """Windows in one forward pass where `canonical` is off; it makes no difference otherwise."""
     canonical: bool = True
@@ -38,5 +41,9 @@ class CaptureOptions:
         for name in ("special_tokens", "sinks"):
             one_of(name, getattr(self, name), ("drop", "keep"))
         one_of("padding_side", self.padding_side, ("right", "left"))
-        if not self.sink_ratio > 1:
-            raise OptionError(f"sink_ratio must be above 1, the median norm. Got {self.sink_ratio!r} instead.")
+        whole("seed", self.seed, least=0)
+        for name, least in (("sink_ratio", 1), ("sink_norm", 0)):
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and math.isfinite(value) and value > least
+            if not number and not (name == "sink_norm" and value is None):
+                raise OptionError(f"{name} must be a finite number above {least}. Got {value!r} instead.")

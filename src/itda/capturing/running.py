@@ -4,6 +4,7 @@ Two readings of the corpus: one counts tokens and decides how many rows each doc
 runs the model. Memory is bounded by one batch of windows and, per document, one number.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,6 +29,10 @@ from itda.models.tokenizing import CANONICAL_BATCH, TokenWindow
 from itda.shapes import finite
 
 _CALIBRATION_WINDOWS = 4 * CANONICAL_BATCH  # windows whose norms say what is usual at a site
+
+
+class FewerRowsWarning(UserWarning):
+    """Sinks took more rows than other tokens could make good."""
 
 
 class Block(NamedTuple):
@@ -106,6 +111,13 @@ class Capture:
                 site.name: self._select(site.name, values, pieces, owed)
                 for site, values in zip(self.sites, self._forward(pieces), strict=True)
             }
+        for name, missing in owed.items():
+            if self.options.tokens is not None and missing > 0:
+                message = (
+                    f"Only {self.options.tokens - missing:,} of {self.options.tokens:,} rows at {name!r} could be "
+                    "taken: the others are sinks. Ask for fewer tokens, give more text, or keep sinks (sinks='keep')."
+                )
+                warnings.warn(message, FewerRowsWarning, stacklevel=2)
 
     def _plan(self) -> dict[str, int]:
         """Rows to take from each document that gives any."""
@@ -183,6 +195,8 @@ class Capture:
 
     def _usual_norms(self) -> dict[str, float]:
         """The norm above which an activation is a sink, from the first windows of the corpus."""
+        if self.options.sink_norm is not None:
+            return dict.fromkeys((site.name for site in self.sites), self.options.sink_norm)
         norms: dict[str, list[Tensor]] = {site.name: [] for site in self.sites}
         seen = 0
         for pieces in self._batches(self._pieces()):

@@ -76,7 +76,7 @@ def build(
 
     targets = {name: out / name if site and len(site) > 1 else out for name in site or [""]}
     for target in targets.values():
-        check_free(target, overwrite=overwrite)
+        check_free(target, "dictionary", overwrite=overwrite)
     texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
     found = texts.summary
     if held_out:

@@ -35,7 +35,7 @@ def encode(
     from itda.data.files import check_free
     from itda.encoding import encode as encode_corpus
 
-    check_free(out, overwrite=overwrite)
+    check_free(out, "encoding", overwrite=overwrite)
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
         texts = common.open_corpus(corpus, dictionary.model_id, split_on, text_field, encoding_errors)

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +23,38 @@ from torch import Tensor
 from itda.errors import FormatError, OutputError
 
 MANIFEST = "itda.json"
+_OURS = (MANIFEST, "README.md")
 FORMAT_VERSION = 1
 
 Tensors = dict[str, Tensor]
 
 
-def check_free(folder: Path, *, overwrite: bool) -> None:
+def check_free(folder: Path, kind: str, *, overwrite: bool) -> None:
     """Refuse an output folder that exists, before any work is done for it.
+
+    Only a folder of the same kind that holds nothing else is ever overwritten.
 
     Raises: OutputError.
     """
-    if folder.exists() and not overwrite:
+    if not folder.exists():
+        return
+    if not overwrite:
         raise OutputError(f"{folder} exists. Choose another folder, or overwrite it (overwrite=True, --overwrite).")
-    if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if not folder.is_dir() or not (folder / MANIFEST).exists():
         raise OutputError(f"{folder} exists and was not written by itda, so it is not overwritten. Choose another one.")
+    foreign = [path.name for path in folder.iterdir() if path.name not in _OURS and path.suffix != ".safetensors"]
+    if foreign:
+        raise OutputError(
+            f"{folder} also holds {', '.join(sorted(foreign))}, so it is not overwritten. Choose another."
+        )
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes()).get("format")
+    except (ValueError, AttributeError, OSError):
+        return  # a damaged folder of ours may be replaced
+    if found != f"itda.{kind}":
+        raise OutputError(f"{folder} holds {found!r}, not 'itda.{kind}', so it is not overwritten. Choose another one.")
 
 
 def write_folder(
@@ -54,7 +72,8 @@ def write_folder(
     Raises: OutputError if it exists, cannot be written, or the disk is full; nothing is left behind.
     """
     folder = Path(folder)
-    check_free(folder, overwrite=overwrite)
+    check_free(folder, kind, overwrite=overwrite)
+    folder = folder.resolve()  # a link stays a link, to what is written
     with replaced_folder(folder) as draft:
         checksums = {}
         for name, tensors in files.items():
@@ -79,7 +98,8 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise OutputError(_refusal(path, error)) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
@@ -122,6 +142,7 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
     try:
         manifest = json.loads(content)
         found, version = manifest["format"], manifest["version"]
+        expected = _manifest_bytes({key: value for key, value in manifest.items() if key != "checksum"})
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{path} is damaged: it is not the JSON that was written. Make it again.") from error
     # The version comes before the checksum: a newer format may compute it in another way.
@@ -129,7 +150,7 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
         raise FormatError(
             f"{path} has format version {version}; this itda reads up to {FORMAT_VERSION}. Upgrade itda to read it."
         )
-    if content != _manifest_bytes({key: value for key, value in manifest.items() if key != "checksum"}):
+    if content != expected:
         raise FormatError(
             f"{path} is damaged: its checksum is not that of its content. Make it again or copy it again."
         )
@@ -157,10 +178,10 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
             folder.rename(aside)
             try:
                 draft.rename(folder)
-            except OSError:
+            except BaseException:
                 aside.rename(folder)
                 raise
-            shutil.rmtree(aside)
+            shutil.rmtree(aside, ignore_errors=True)
         else:
             draft.rename(folder)
         _flush(folder.parent)

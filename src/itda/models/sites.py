@@ -80,9 +80,8 @@ def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
     Raises: SiteError if the model has no such list; its modules can still be named by path.
     """
     config = text_config(module.config)
-    depths = {getattr(config, name, None) for name in ("num_hidden_layers", "encoder_layers", "decoder_layers")} - {
-        None
-    }
+    names = ("num_hidden_layers", "encoder_layers", "decoder_layers")
+    depths = {int(getattr(config, name)) for name in names if getattr(config, name, None) is not None}
     lists = [(path, item) for path, item in module.named_modules() if isinstance(item, nn.ModuleList) and len(item)]
     if depths:
         lists = [(path, item) for path, item in lists if len(item) in depths]
