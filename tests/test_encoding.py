@@ -44,6 +44,18 @@ def test_codes_are_saved_whole(model, dictionary, tmp_path):
         Encoding.load(folder)
 
 
+def test_sinks_are_those_of_the_dictionary(model):
+    """The same threshold for every text, so that encode, explain and evaluate agree on what a sink is."""
+    module = tiny.module("Llama")
+    with torch.no_grad():
+        module.model.embed_tokens.weight[tiny.tokenizer()("n")["input_ids"][1]] *= 1000
+    sinking = wrap(module, tiny.tokenizer())
+    own = build(sinking, Corpus.from_texts(TEXTS), site="resid_pre.0", atoms=20, progress=False)
+    found = encode_corpus(own, sinking, Corpus.from_texts(["nnnnnan"]), progress=False)
+    assert [source.token for source in found.sources] == ["a"]
+    assert found.provenance.capture["sink_norm"] == own.provenance.capture["sink_norm"]
+
+
 def test_another_model_is_refused(dictionary):
     other = wrap(tiny.module("Llama", seed=1), tiny.tokenizer(), id="another")
     with pytest.raises(MismatchError, match="'another'"):

@@ -91,6 +91,9 @@ def test_what_cannot_be_explained(model, dictionary):
     for text in ("", "  \n", None):
         with pytest.raises(CorpusError, match="not empty"):
             explain(dictionary, model, text)
+    with pytest.raises(OptionError, match=r"itda\.Dictionary. Got str"):
+        explain("runs/l2", model, "queen")
+    assert "\ufffd" in [token.token for token in explain(dictionary, model, "bad \ud800 text").tokens]
     with pytest.raises(OptionError, match="leave site out"):
         explain(dictionary, model, "queen", site="resid_post.0")
     other = wrap(tiny.module("Llama", seed=1), tiny.tokenizer(), id="another")

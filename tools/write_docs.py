@@ -51,8 +51,8 @@ def readme(text: str) -> str:
     content = json.loads((RESULTS / "builders.json").read_text())
     table = markdown(builders_summary(content["rows"]))
     note = (
-        f"\nHeld-out FVU, residual FVU and rise of the loss in nats; {content['tokens']:,} tokens, 8 atoms a dimension, a\n"
-        "sixteenth of the width as steps; paper mode at the best of five thresholds. Lower is better.\n\n"
+        f"\nHeld-out FVU, residual FVU and rise of the loss in nats; {content['tokens']:,} tokens, 8 atoms a\n"
+        "dimension, a sixteenth of the width as steps; paper mode at the best of five thresholds. Lower is better.\n\n"
     )
     return f"{before}<!-- builders -->\n{note}{table}\n<!-- /builders -->{after}"
 

@@ -11,7 +11,7 @@ from itda.data.sources import Sources
 from itda.explaining import place_of
 from itda.models.loading import Model
 from itda.options import checked
-from itda.pursuit import Codes, Coding
+from itda.pursuit import Codes, Coding, checked_coding
 
 # Of the capture a dictionary was built from, what decides which activations it is meant for
 _INHERITED = ("window", "bos", "special_tokens", "sinks", "sink_ratio", "sink_norm")
@@ -54,7 +54,7 @@ def encode(
     inherited = {name: own[name] for name in _INHERITED if name in own}
     options = checked(CaptureOptions, {**inherited, "tokens": tokens, "seed": seed, **capture_options})
     run = Capture(model, corpus, [where], options)
-    used = (coding or dictionary.coding).with_options(steps=steps)
+    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     codes: list[Codes] = []
     sources: list[Sources] = []
     with progress_bars.bar("encode", run.total, show=progress) as advance:

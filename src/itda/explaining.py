@@ -12,10 +12,11 @@ from itda.capturing import decomposed
 from itda.data.dictionary import Dictionary
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, printable
+from itda.data.text_files import clean
 from itda.errors import CorpusError, OptionError
 from itda.models import tokenizing
 from itda.models.hooks import read
-from itda.models.loading import Model
+from itda.models.loading import Model, checked_model
 from itda.pursuit import Coding
 
 _SHOWN = 3  # atoms of a token on the terminal
@@ -148,6 +149,7 @@ def explain(
     Returns: for each token its atoms, coefficients and the text they come from.
     Raises: CorpusError for a text without tokens; MismatchError; OptionError.
     """
+    text = clean(text, "the text to explain") if isinstance(text, str) else text
     if not isinstance(text, str) or not text.strip():
         raise CorpusError(f"explain needs a text that is not empty. Got {text!r}.")
     where = place_of(dictionary, model, site, check_model)
@@ -188,8 +190,14 @@ def explain(
 def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model: bool) -> str:
     """The site a dictionary is to be used at, once it is clear that it may be.
 
-    Raises: MismatchError for another model; OptionError if the site is unknown or contradicts the dictionary.
+    Raises: MismatchError for another model; OptionError if the site is unknown or contradicts the dictionary;
+        ModelError or OptionError for what is no model or no dictionary.
     """
+    if not isinstance(dictionary, Dictionary):
+        raise OptionError(
+            f"This needs an itda.Dictionary. Got {type(dictionary).__name__}; open one with from_pretrained."
+        )
+    checked_model(model)
     provenance: Provenance | None = dictionary.provenance
     if provenance is None:
         if site is None:

@@ -8,7 +8,7 @@ from itda.building.greedy import GreedyBuilder
 from itda.building.options import GreedyOptions
 from itda.building.paper import PaperBuilder
 from itda.data.sources import Sources
-from itda.errors import ActivationError, CorpusError, OptionError, ShapeError
+from itda.errors import ActivationError, BackendError, CorpusError, ModelError, OptionError, ShapeError
 from itda.pursuit import pursue
 from support import tiny
 from support.paper_rule import paper_atoms
@@ -305,6 +305,13 @@ def test_build_refuses_what_cannot_be(model):
         build(model, Corpus.from_texts(TEXTS), colour=1)
     with pytest.raises(CorpusError, match="ask for fewer"):
         build(model, Corpus.from_texts(TEXTS), tokens=10**6, progress=False)
+    with pytest.raises(OptionError, match="build_many"):
+        build(model, Corpus.from_texts(TEXTS), site=["resid_post.0"])
+    with pytest.raises(ModelError, match=r"itda\.load_model"):
+        build("model", Corpus.from_texts(TEXTS))
+    assert len(build(model, Corpus.from_texts(["sixteen"]), progress=False)) == 4  # as many as steps, at least
+    with pytest.raises(BackendError, match="Gram matrix of 3,000,000 atoms needs"):
+        BuildRequest(atoms=3_000_000, steps=4).builder(8, 10**7)
     with pytest.raises(OptionError, match="to take atoms from"):
         build(model, Corpus.from_texts(["short"]), atoms=500, progress=False)
 

@@ -137,6 +137,19 @@ def test_mistakes_say_what_to_do_and_exit_with_2(run, built, place, arguments, s
     assert sorted(str(path) for path in place.rglob("*")) == before
 
 
+def test_a_bare_array_says_where_it_belongs(run, place):
+    import torch
+
+    from itda import build_from_activations
+
+    if not (place / "bare").exists():
+        build_from_activations(torch.randn(200, 16), atoms=30, progress=False).save_pretrained(place / "bare")
+    options = ["--model", "model", "--site", "resid_post.1"]
+    assert json.loads(run("evaluate", "bare", "--corpus", "texts.json", *options, "--json"))["site"] == "resid_post.1"
+    assert "resid_post.1 of model" in run("explain", "bare", "queen", *options)
+    assert "site=" in run("explain", "bare", "queen", "--model", "model", code=2)
+
+
 def test_another_model_on_purpose(run, built):
     report = json.loads(run("evaluate", built, "--corpus", "texts.json", "--model", "other", "--any-model", "--json"))
     assert report["model"] == "other"
@@ -167,5 +180,6 @@ def test_a_full_disk_is_said_and_leaves_nothing(run, place, built, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     error = run("build", "model", "--corpus", "texts.json", "--atoms", 20, "--out", "full", code=2)
-    assert "No space is left on the disk of full. Nothing was written there" in error
+    assert "No space is left on the disk of" in error
+    assert "Nothing was written there; free some space and run again" in error
     assert not list(place.glob("*full*"))

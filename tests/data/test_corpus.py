@@ -93,6 +93,8 @@ def test_bytes_that_are_not_utf8(tmp_path):
         ("a.json", "{", "not valid JSON"),
         ("a.json", '{"text": "x"}', "must hold a list"),
         ("a.json", "[3]", "must be a string. Got int"),
+        ("a.json", "[" * 100_000, "not valid JSON"),
+        ("a.jsonl.zst", "not compressed", "is damaged"),
         ("a.json", '[{"body": "x"}]', "no field 'text'; it has 'body'"),
         ("a.jsonl", "nonsense", "not valid JSON"),
         ("a.txt", "   ", "no document with text"),
@@ -116,6 +118,13 @@ def test_other_mistakes(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(CorpusError, match="put it into a list"):
         Corpus.from_texts("one string")
+    for wrong in (3, None):
+        with pytest.raises(CorpusError, match="put it into a list"):
+            Corpus.from_texts(wrong)
+        with pytest.raises(CorpusError, match="a path or a list of paths"):
+            Corpus.from_files(wrong)
+    with pytest.raises(OptionError, match="between 0 and 1"):
+        Corpus.from_texts(["a", "b"]).split(held_out="a")
     with pytest.raises(CorpusError, match="Got int"):
         Corpus.from_texts(["a", 3])
     with pytest.raises(CorpusError, match="at least one file"):

@@ -146,6 +146,62 @@ def test_encoders_have_no_loss(corpora):
     assert "no loss: the model does not predict the next token" in str(report)
 
 
+def test_special_tokens_count_wherever_they_come(model, dictionary):
+    """A token that is left out in a late batch must not hide the earlier ones, nor the other way round."""
+    plain = wrap(tiny.module("Llama"), tiny.tokenizer(begin=False))
+    own = build(plain, Corpus.from_texts(TEXTS), site="resid_post.1", atoms=48, progress=False)
+    texts = [f"a text of its own with number {number}" for number in range(60)]
+    found = []
+    for place in (0, 59):
+        marked = [text + "<s>" * (number == place) for number, text in enumerate(texts)]
+        report = evaluate(own, plain, Corpus.from_texts(marked), tokens=None, baselines=False, progress=False)
+        assert report.not_decomposed["special"] == 1
+        every = report.everything_replaced
+        assert every.delta_ce == pytest.approx(report.delta_ce, abs=0.05)
+        assert every.ce_score == pytest.approx(report.ce_score, abs=0.2)
+        assert every.fvu != report.fvu
+        found.append(every.kl)
+    assert found[0] == pytest.approx(found[1], rel=0.2)
+
+
+def test_what_is_not_defined_is_said(model, dictionary):
+    report = evaluate(dictionary, model, Corpus.from_texts(["a", "b", "c"]), progress=False)
+    assert report.tokens == 3
+    one = evaluate(dictionary, model, Corpus.from_texts(["a"]), progress=False)
+    assert one.to_json()["scores"]["fvu"] is None
+    assert "undefined" in str(one)
+    assert "fvu" not in one.intervals
+    json.dumps(report.to_json(), allow_nan=False)
+    json.dumps(one.to_json(), allow_nan=False)
+
+
+def test_there_are_as_many_random_atoms_as_atoms(model, corpora):
+    from itda.evaluation.replacements import random_atoms
+
+    long = Corpus.from_texts(["".join(TEXTS)])  # few windows, many atoms
+    own = build(model, long, site="resid_post.1", atoms=600, progress=False)
+    assert len(own.sources.windows) * 8 < 600
+    assert len(random_atoms(own, model, "resid_post.1", 0)) == 600
+
+
+def test_a_place_that_is_not_used_is_said(corpora):
+    module = tiny.module("GPT-2")
+    module.transformer.h[1].side = torch.nn.Linear(16, 16)
+    real = module.transformer.h[1].forward
+
+    def forward(hidden_states, *args, **kwargs):
+        module.transformer.h[1].side(hidden_states)  # computed, and thrown away
+        return real(hidden_states, *args, **kwargs)
+
+    module.transformer.h[1].forward = forward
+    model = wrap(module, tiny.tokenizer())
+    own = build(model, corpora[0], site="transformer.h.1.side", atoms=48, progress=False)
+    report = evaluate(own, model, corpora[1], progress=False)
+    assert report.delta_ce == 0
+    assert report.to_json()["scores"]["ce_score"] is None
+    assert "does not use this place" in str(report)
+
+
 def test_json_and_table(report):
     document = json.loads(json.dumps(report.to_json()))
     assert document["scores"]["fvu"] == report.fvu
@@ -196,5 +252,13 @@ def test_what_cannot_be_evaluated(model, dictionary, corpora):
     other = wrap(tiny.module("Llama", seed=1), tiny.tokenizer(), id="another")
     with pytest.raises(MismatchError, match=r"'another'.*check_model=False"):
         evaluate(dictionary, other, corpora[1])
+    with pytest.raises(CorpusError, match="no document with text"):
+        evaluate(dictionary, model, Corpus.from_texts([]))
+    with pytest.raises(OptionError, match="seed must be"):
+        evaluate(dictionary, model, corpora[1], seed=-1)
+    with pytest.raises(OptionError, match="must be a Coding. Got str"):
+        evaluate(dictionary, model, corpora[1], coding="mp")
+    with pytest.raises(OptionError, match=r"itda\.Dictionary. Got str"):
+        evaluate("runs/l2", model, corpora[1])
     with pytest.raises(CorpusError, match="special or a sink"):
         evaluate(dictionary, model, Corpus.from_texts(["<s>a"[:3] + "<s>"]), progress=False)

@@ -14,7 +14,7 @@ from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
 from itda.data.sources import Sources
 from itda.errors import OptionError
-from itda.models.loading import Model
+from itda.models.loading import Model, checked_model
 from itda.options import checked
 from itda.shapes import as_matrix
 
@@ -47,7 +47,9 @@ def build(
     Returns: the dictionary, in memory.
     Raises: OptionError, CorpusError, SiteError, ModelError, ActivationError.
     """
-    site = site or model.middle_site
+    if not isinstance(site, str | None):
+        raise OptionError(f"build takes one site. Got {site!r}; for several use build_many(..., sites=[...]).")
+    site = site or checked_model(model).middle_site
     return build_many(model, corpus, sites=[site], tokens=tokens, seed=seed, progress=progress, **options)[site]
 
 

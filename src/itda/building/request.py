@@ -71,7 +71,7 @@ class BuildRequest:
             return PaperBuilder(width, coding, options, backend=self.backend)
         atoms = self.atoms
         if atoms is None and self.max_unexplained is None:
-            atoms = max(1, min(8 * width, rows // 4))
+            atoms = min(rows, max(coding.steps, min(8 * width, rows // 4)))
         if self.max_unexplained is not None:
             given.setdefault("block", _THRESHOLD_BLOCK)
         greedy = GreedyOptions(atoms=atoms, max_unexplained=self.max_unexplained, expected_rows=rows, **given)

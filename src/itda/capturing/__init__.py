@@ -12,7 +12,7 @@ from itda.capturing.sampling import in_groups, whole_windows
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus
 from itda.data.sources import Sources
-from itda.models.loading import Model
+from itda.models.loading import Model, checked_model
 from itda.options import checked
 
 __all__ = ["Capture", "CaptureOptions", "FewerRowsWarning", "capture", "decomposed", "in_groups", "whole_windows"]
@@ -32,7 +32,7 @@ def capture(
     Returns: Activations (rows float32 (N, D), sources), or {site: Activations} for several sites.
     Raises: SiteError, CorpusError, ModelError, OptionError; ActivationError for NaN or infinity.
     """
-    sites = [site or model.middle_site] if site is None or isinstance(site, str) else list(site)
+    sites = [site or checked_model(model).middle_site] if site is None or isinstance(site, str) else list(site)
     run = Capture(model, corpus, sites, checked(CaptureOptions, options))
     blocks: dict[str, list[Block]] = {name: [] for name in sites}
     with progress_bars.bar("capture", run.total, show=progress) as advance:

@@ -20,10 +20,10 @@ from itda.capturing.options import CaptureOptions
 from itda.data.corpus import Corpus, Document
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources, Window
-from itda.errors import CorpusError, ModelError, OptionError
+from itda.errors import CorpusError, OptionError
 from itda.models import tokenizing
 from itda.models.hooks import read
-from itda.models.loading import Model
+from itda.models.loading import Model, checked_model
 from itda.models.sites import Site
 from itda.models.tokenizing import CANONICAL_BATCH, TokenWindow
 from itda.shapes import finite
@@ -60,10 +60,7 @@ class Capture:
     """
 
     def __init__(self, model: Model, corpus: Corpus, sites: Sequence[str], options: CaptureOptions) -> None:
-        if not isinstance(model, Model):
-            raise ModelError(
-                f"A capture needs a Model from itda.load_model or itda.wrap. Got {type(model).__name__} instead."
-            )
+        checked_model(model)
         if not isinstance(corpus, Corpus):
             raise CorpusError(f"A capture needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
         if not sites or len(set(sites)) < len(sites):

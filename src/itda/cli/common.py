@@ -25,6 +25,7 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a dictionary, or its nam
 OtherModel = Annotated[
     str | None, typer.Option("--model", help="The model; by default the one recorded in the dictionary.")
 ]
+Place = Annotated[str | None, typer.Option("--site", help="Where, for a dictionary that was built from a bare array.")]
 AnyModel = Annotated[
     bool, typer.Option("--any-model", help="Go on although the model is not the one the dictionary was built on.")
 ]
@@ -107,7 +108,7 @@ def open_both(
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_rich(*things: Any) -> None:

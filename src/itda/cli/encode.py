@@ -12,6 +12,7 @@ def encode(
     out: common.Out,
     corpus: common.CorpusPath = None,
     model: common.OtherModel = None,
+    site: common.Place = None,
     tokens: Annotated[
         int | None, typer.Option(help="How many tokens, spread evenly over the documents; all by default.")
     ] = None,
@@ -38,9 +39,9 @@ def encode(
     check_free(out, "encoding", overwrite=overwrite)
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-        texts = common.open_corpus(corpus, dictionary.model_id, split_on, text_field, encoding_errors)
+        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
         encoding = encode_corpus(
-            dictionary, loaded, texts, tokens=tokens, steps=steps, seed=seed, check_model=not any_model
+            dictionary, loaded, texts, tokens=tokens, steps=steps, seed=seed, site=site, check_model=not any_model
         )
     encoding.save(out, overwrite=overwrite)
     facts = {

@@ -11,6 +11,7 @@ def evaluate(
     folder: common.Folder,
     corpus: common.CorpusPath = None,
     model: common.OtherModel = None,
+    site: common.Place = None,
     tokens: Annotated[int | None, typer.Option(help="Look at about so many tokens in whole windows.")] = 20_000,
     steps: common.Steps = None,
     baselines: Annotated[
@@ -35,10 +36,10 @@ def evaluate(
 
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-        texts = common.open_corpus(corpus, dictionary.model_id, split_on, text_field, encoding_errors)
+        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
         report = evaluate_on(
             dictionary, loaded, texts, tokens=tokens, steps=steps, baselines=baselines, seed=seed,
-            check_model=not any_model,
+            site=site, check_model=not any_model,
         )  # fmt: skip
     if json:
         common.print_json(report.to_json())

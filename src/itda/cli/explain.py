@@ -12,6 +12,7 @@ def explain(
     folder: common.Folder,
     text: Annotated[str, typer.Argument(help="Any text.")],
     model: common.OtherModel = None,
+    site: common.Place = None,
     steps: common.Steps = None,
     svg: Annotated[Path | None, typer.Option(help="Also write the table as a picture.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the picture if it exists.")] = False,
@@ -34,7 +35,7 @@ def explain(
         raise OutputError(f"{svg} exists. Choose another file, or replace it with --overwrite.")
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-        explanation = explain_text(dictionary, loaded, text, steps=steps, check_model=not any_model)
+        explanation = explain_text(dictionary, loaded, text, steps=steps, site=site, check_model=not any_model)
     if svg:
         write_text(svg, explanation.to_svg())
     if json:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from itda.data import text_files
 from itda.data.embedded import embedded_documents
-from itda.errors import CorpusError, MissingExtraError, OptionError
+from itda.errors import CorpusError, MissingExtraError
+from itda.options import share
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -126,8 +127,7 @@ class Corpus:
 
         Raises: OptionError for a share outside (0, 1); CorpusError if a part would be empty.
         """
-        if not 0 < held_out < 1:
-            raise OptionError(f"held_out must be a share between 0 and 1. Got {held_out!r} instead.")
+        share("held_out", held_out)
         ids = self.ids
         if len(ids) < 2:
             raise CorpusError(
@@ -154,8 +154,8 @@ class Corpus:
 
         Raises: CorpusError if something in it is not a string.
         """
-        if isinstance(texts, str):
-            raise CorpusError("from_texts takes a list of strings. Got one string; put it into a list.")
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise CorpusError(f"from_texts takes a list of strings. Got {type(texts).__name__}; put it into a list.")
         kept = [text_files.clean(text, f"text {index}") for index, text in enumerate(texts)]
         return cls(lambda: kept, name)
 
@@ -178,6 +178,8 @@ class Corpus:
             encoding_errors: `strict`, or `replace` for files that are not all UTF-8.
         Raises: CorpusError for a path that does not exist or has none of these files.
         """
+        if not isinstance(paths, str | Path | Iterable):
+            raise CorpusError(f"from_files takes a path or a list of paths. Got {type(paths).__name__} instead.")
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         files = text_files.find(listed)
         name = ", ".join(Path(path).name for path in listed[:3]) + (" ..." if len(listed) > 3 else "")

@@ -17,7 +17,7 @@ from itda.data.provenance import Provenance
 from itda.data.sources import Source, Sources
 from itda.data.token_means import TokenMeans
 from itda.errors import FormatError, MismatchError, OptionError
-from itda.pursuit import Codes, Coding, Prepared, prepare, pursue, rebuild
+from itda.pursuit import Codes, Coding, Prepared, checked_coding, prepare, pursue, rebuild
 from itda.shapes import as_matrix
 
 _ID_BYTES = 16
@@ -148,7 +148,7 @@ class Dictionary:
             rows = rows.rows
         advice = f"Capture them at {self.site!r} of {self.model_id!r}." if self.provenance else ""
         matrix = as_matrix(rows, "rows", "N, D", width=self.width, advice=advice)
-        used = (coding or self.coding).with_options(steps=steps)
+        used = checked_coding(coding or self.coding).with_options(steps=steps)
         if used.steps > len(self):
             raise OptionError(f"steps={used.steps} is more than the {len(self)} atoms of this dictionary. Lower steps.")
         return pursue(matrix - self.mean.to(matrix.device), self._prepared_on(matrix.device), used, backend=backend)

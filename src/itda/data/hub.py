@@ -13,6 +13,8 @@ def local_folder(name: str | Path, revision: str | None) -> Path:
 
     Raises: FormatError if there is neither.
     """
+    if not isinstance(name, str | Path):
+        raise FormatError(f"A dictionary is named by a folder or a hub repository. Got {type(name).__name__} instead.")
     folder = Path(name)
     if folder.exists() or not isinstance(name, str) or not _REPOSITORY.fullmatch(name):
         return folder

@@ -62,7 +62,7 @@ def read_all(files: Iterable[Path], how: Reading) -> Iterator[str]:
             raise CorpusError(
                 f"{file} is not UTF-8 at byte {error.start}. Convert it, or read it with encoding_errors='replace'."
             ) from error
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise CorpusError(f"{file} is not valid JSON: {error}.") from error
         except OSError as error:
             raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from error
@@ -93,18 +93,25 @@ def _read(file: Path, how: Reading) -> Iterator[str]:
             raise CorpusError(f"{file} must hold a list of texts. Got {type(content).__name__} instead.")
         yield from (_field(item, how.text_field, file) for item in content)
     else:
-        with _open_lines(file, how.encoding_errors) as lines:
-            yield from (_field(json.loads(line), how.text_field, file) for line in lines if line.strip())
+        lines = _compressed_lines(file, how) if file.name.lower().endswith(".zst") else _lines(file, how)
+        yield from (_field(json.loads(line), how.text_field, file) for line in lines if line.strip())
 
 
-def _open_lines(file: Path, errors: str) -> io.TextIOBase:
-    if not file.name.lower().endswith(".zst"):
-        return file.open(encoding="utf-8-sig", errors=errors)
+def _lines(file: Path, how: Reading) -> Iterator[str]:
+    with file.open(encoding="utf-8-sig", errors=how.encoding_errors) as lines:
+        yield from lines
+
+
+def _compressed_lines(file: Path, how: Reading) -> Iterator[str]:
     try:
         import zstandard
     except ImportError as error:
         raise MissingExtraError(f"Reading {file.name}", "data") from error
-    return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file.open("rb")), "utf-8-sig", errors)
+    try:
+        with file.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as content:
+            yield from io.TextIOWrapper(content, "utf-8-sig", how.encoding_errors)
+    except zstandard.ZstdError as error:
+        raise CorpusError(f"{file} is damaged: {error}. Compress it again.") from error
 
 
 def _field(item: Any, text_field: str, file: Path) -> Any:

@@ -12,7 +12,7 @@ from itda import progress as progress_bars
 from itda.capturing import decomposed, in_groups, whole_windows
 from itda.data.corpus import Corpus, Document
 from itda.data.dictionary import Dictionary
-from itda.errors import CorpusError, ModelError
+from itda.errors import CorpusError
 from itda.evaluation.replacements import Replacements, random_atoms
 from itda.evaluation.report import Report, Scores
 from itda.evaluation.statistics import DocumentSums, Totals, interval
@@ -23,11 +23,12 @@ from itda.models.loading import Model
 from itda.models.losses import divergence, next_token_loss, predict
 from itda.models.tokenizing import TokenWindow
 from itda.options import whole
-from itda.pursuit import Coding
+from itda.pursuit import Coding, checked_coding
 from itda.shapes import finite
 
 _LOGIT_BYTES = 2**28  # log-probabilities (B, T, vocabulary) of one batch
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_ROUNDING = 1e-12
 _OWN = "dictionary"
 _EVERY = "every token"
 
@@ -66,19 +67,18 @@ def evaluate(
     Returns: the report; str() of it is a table.
     Raises: CorpusError if no held-out document is left; MismatchError; ModelError; OptionError.
     """
-    if not isinstance(model, Model):
-        raise ModelError(
-            f"evaluate needs a Model from itda.load_model or itda.wrap. Got {type(model).__name__} instead."
-        )
     if not isinstance(corpus, Corpus):
         raise CorpusError(f"evaluate needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
     if tokens is not None:
         whole("tokens", tokens)
     whole("resamples", resamples)
+    whole("seed", seed, least=0)
     where = place_of(dictionary, model, site, check_model)
     built_from = set(dictionary.documents)
     held_out = corpus.without(built_from)
     excluded = sum(id_ in built_from for id_ in corpus.ids)
+    if not corpus.ids:
+        _ = corpus.summary  # says that it is empty
     if excluded == len(corpus.ids):
         raise CorpusError(
             f"The dictionary was built from all {excluded:,} documents of {corpus.name}, so none is held out. "
@@ -87,7 +87,7 @@ def evaluate(
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     length = min(captured.get("window") or model.window, model.positions)
     chosen = whole_windows(model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
-    used = (coding or dictionary.coding).with_options(steps=steps)
+    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     randoms = random_atoms(dictionary, model, where, seed) if baselines else None
     run = _Pass(
         dictionary, model, where, captured, length, used, backend,
@@ -168,19 +168,19 @@ class _Pass:
         beyond = rows - means.of(ids) if means is not None else None
         cosine = torch.nn.functional.cosine_similarity(rows, rebuilt[_OWN], dim=1)
         for index, (document, _) in enumerate(group):
-            mine = keep & (owner == index)
-            own = rows[mine].double()
-            values: dict[str, Any] = {
-                "count": len(own),
-                "sum": own.sum(0).numpy(),
-                "energy": float(own.square().sum()),
-                "cosine": float(cosine[mine].sum()),
-            }
-            if beyond is not None:
-                values["beyond token"] = float(beyond[mine].double().square().sum())
-            for name, other in rebuilt.items():
-                values[f"error {name}"] = float((own - other[mine].double()).square().sum())
-            self.sums.add(document.id, **values)
+            for which, mine in (("", keep & (owner == index)), (f", {_EVERY}", owner == index)):
+                own = rows[mine].double()
+                values: dict[str, Any] = {
+                    f"count{which}": len(own),
+                    f"sum{which}": own.sum(0).numpy(),
+                    f"energy{which}": float(own.square().sum()),
+                    f"cosine{which}": float(cosine[mine].sum()),
+                }
+                if beyond is not None:
+                    values[f"beyond token{which}"] = float(beyond[mine].double().square().sum())
+                for name, other in rebuilt.items():
+                    values[f"error {name}{which}"] = float((own - other[mine].double()).square().sum())
+                self.sums.add(document.id, **values)
 
     def _add_losses(
         self,
@@ -195,8 +195,9 @@ class _Pass:
         clean = predict(self.model, inputs)
         plain = {"zero": torch.zeros_like(rows), "mean": self.replacements.mean.expand_as(rows)}
         variants = {name: torch.where(keep[:, None], other, rows) for name, other in {**plain, **rebuilt}.items()}
-        if not bool(keep.all()) or any(self.left_out.values()):
-            variants |= {f"{name}, {_EVERY}": other for name, other in {**plain, _OWN: rebuilt[_OWN]}.items()}
+        replaced = {f"{name}, {_EVERY}": other for name, other in {**plain, _OWN: rebuilt[_OWN]}.items()}
+        if not bool(keep.all()):
+            variants |= replaced
         loss = next_token_loss(clean, inputs["input_ids"])
         sums: dict[str, Tensor] = {"predictions": predicts.double().sum(1), "loss": (loss * predicts).double().sum(1)}
         for name, replacement in variants.items():
@@ -209,6 +210,10 @@ class _Pass:
             changed = predict(self.model, inputs, self.place, change)
             sums[f"loss {name}"] = (next_token_loss(changed, inputs["input_ids"]) * predicts).double().sum(1)
             sums[f"kl {name}"] = (divergence(clean, changed) * predicts).double().sum(1)
+        if bool(keep.all()):  # every token is replaced as it is: the same sums, at no further pass
+            for name in replaced:
+                same = name.removesuffix(f", {_EVERY}")
+                sums[f"loss {name}"], sums[f"kl {name}"] = sums[f"loss {same}"], sums[f"kl {same}"]
         for index, (document, _) in enumerate(group):
             self.sums.add(document.id, **{name: float(values[index]) for name, values in sums.items()})
 
@@ -238,7 +243,6 @@ class _Pass:
         def loss(name: str) -> float | None:
             return float(totals[name] / totals["predictions"]) if has_loss else None
 
-        every = f"{_OWN}, {_EVERY}"
         return Report(
             model=self.model.id,
             site=self.place.name,
@@ -252,7 +256,9 @@ class _Pass:
             scores=scores,
             intervals=intervals,
             baselines={name: _scores(totals, name) for name in self.names if name != _OWN},
-            everything_replaced=_scores(totals, every, f", {_EVERY}") if f"loss {every}" in totals else None,
+            everything_replaced=_scores(totals, _OWN, f", {_EVERY}")
+            if has_loss and any(self.left_out.values())
+            else None,
             loss=loss("loss"),
             loss_zero=loss("loss zero"),
             loss_mean=loss("loss mean"),
@@ -267,23 +273,29 @@ class _Pass:
         )
 
 
-def _scores(totals: Totals, name: str, ablation: str = "") -> Scores:
-    """The scores of one reconstruction from sums over documents."""
-    error = totals[f"error {name.removesuffix(f', {_EVERY}')}"]
-    spread = totals["energy"] - np.square(totals["sum"]).sum() / totals["count"]
-    beyond = totals.get("beyond token")
+def _scores(totals: Totals, name: str, which: str = "") -> Scores:
+    """The scores of one reconstruction from sums over documents, for the decomposed tokens or for every one."""
+    error, energy = totals[f"error {name}{which}"], totals[f"energy{which}"]
+    spread = energy - np.square(totals[f"sum{which}"]).sum() / totals[f"count{which}"]
+    beyond = totals.get(f"beyond token{which}")
     losses: dict[str, float] = {}
     if "loss" in totals:
-        clean, own = totals["loss"], totals[f"loss {name}"]
-        zero, mean = totals[f"loss zero{ablation}"], totals[f"loss mean{ablation}"]
+        clean, own = totals["loss"], totals[f"loss {name}{which}"]
+        zero, mean = totals[f"loss zero{which}"], totals[f"loss mean{which}"]
         losses = {
             "delta_ce": float((own - clean) / totals["predictions"]),
             "ce_score": _ratio(own - zero, clean - zero),
             "ce_score_mean": _ratio(own - mean, clean - mean),
-            "kl": float(totals[f"kl {name}"] / totals["predictions"]),
+            "kl": float(totals[f"kl {name}{which}"] / totals["predictions"]),
         }
-    return Scores(fvu=_ratio(error, spread), residual_fvu=None if beyond is None else _ratio(error, beyond), **losses)
+    return Scores(
+        # What the subtraction leaves of equal rows is rounding
+        fvu=_ratio(error, spread if spread > _ROUNDING * energy else 0.0),
+        residual_fvu=None if beyond is None else _ratio(error, beyond),
+        **losses,
+    )
 
 
 def _ratio(part: Any, total: Any) -> float:
+    """NaN where there is nothing to divide by, as for a single row."""
     return float(part / total) if total else float("nan")

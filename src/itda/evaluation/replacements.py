@@ -35,26 +35,27 @@ def random_atoms(dictionary: Dictionary, model: Model, site: str, seed: int) -> 
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     length = min(captured.get("window") or model.window, model.positions)
     place = model.site(site)
-    found: list[Tensor] = []
     wanted = len(dictionary)
+    quota = max(_TOKENS_A_WINDOW, -(-wanted // len(windows)))
+    drawn: list[Tensor] = []
+    spare: list[Tensor] = []  # for windows that have fewer tokens than their quota
     for places in in_groups(generator.permutation(len(windows)).tolist(), tokenizing.CANONICAL_BATCH):
         texts = [windows[index].text for index in places]
-        cut = tokenizing.windows(model, texts, length=length, bos=captured.get("bos"))
-        parts = [window for windows_of_text in cut for window in windows_of_text][: tokenizing.CANONICAL_BATCH]
+        parts = [cut[0] for cut in tokenizing.windows(model, texts, length=length, bos=captured.get("bos")) if cut]
         if not parts:
             continue
         values = read(model.module, tokenizing.canonical_batch(model, parts, length=length), [place])[site]
         for row, part in enumerate(parts):
             own = values[row, : len(part)].float().cpu()
             keep = torch.nonzero(decomposed(part, own, captured))[:, 0].numpy()
-            drawn = generator.permutation(keep)[: min(_TOKENS_A_WINDOW, wanted)]
-            found.append(own[torch.from_numpy(drawn)])
-            wanted -= len(drawn)
-        if wanted <= 0:
+            order = torch.from_numpy(generator.permutation(keep))
+            drawn.append(own[order[:quota]])
+            spare.append(own[order[quota:]])
+        if sum(map(len, drawn)) >= wanted:
             break
-    rows = torch.cat(found) - dictionary.mean if found else torch.empty((0, dictionary.width))
+    rows = torch.cat([*drawn, *spare])[:wanted] - dictionary.mean if drawn else torch.empty((0, dictionary.width))
     rows = rows[(rows != 0).any(1)]
-    if len(rows) < dictionary.coding.steps:
+    if len(rows) < wanted:
         return None
     return prepare(torch.nn.functional.normalize(rows, dim=1))
 

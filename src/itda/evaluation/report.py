@@ -1,6 +1,7 @@
 """What a dictionary is worth, as numbers, as a table and as JSON."""
 
 import io
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ class Scores:
     """How well one reconstruction stands in for the activations. Loss is None for models that predict no next token."""
 
     fvu: float
-    """sum ||x - x^||^2 / sum ||x - mean of these rows||^2."""
+    """NaN where all rows are the same; sum ||x - x^||^2 / sum ||x - mean of these rows||^2."""
     residual_fvu: float | None
     """The same error over sum ||x - mean of its token id||^2: what the token alone does not say."""
     delta_ce: float | None = None
@@ -25,6 +26,16 @@ class Scores:
     """The same with 0 for the mean activation in place."""
     kl: float | None = None
     """Divergence of the predictions from the model's own, nats per token."""
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}" if math.isfinite(value) else "undefined"
+
+
+def _defined(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _defined(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +107,9 @@ class Report:
         return self.scores.kl
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers as plain values."""
-        return asdict(self)
+        """All numbers as plain values; None where one is not defined."""
+        document: dict[str, Any] = _defined(asdict(self))
+        return document
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         steps = self.coding["steps"]
@@ -123,7 +135,7 @@ class Report:
             rows["this dictionary, every token"] = self.everything_replaced
         for name, scores in rows.items():
             values = list(asdict(scores).values())
-            table.add_row(name, *("" if value is None else f"{value:.4f}" for value in values))
+            table.add_row(name, *(_cell(value) for value in values))
         return table
 
     def _lines(self) -> list[str]:
@@ -136,6 +148,8 @@ class Report:
             f"used in half of all codes {self.atoms_used_everywhere:,}",
         ]
         if self.loss is not None:
+            if self.loss_zero == self.loss:
+                lines.append("the model does not use this place: zeros in it change no prediction")
             lines.append(
                 f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}, the mean {self.loss_mean:.4f}"
             )

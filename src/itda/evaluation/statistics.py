@@ -45,7 +45,7 @@ def interval(
         table: columns (documents,) or (documents, D).
         resamples: how many draws.
         seed: of the draws.
-    Returns: lower and upper end; None for fewer than two documents.
+    Returns: lower and upper end; None for fewer than two documents, or where a draw leaves the measure undefined.
     """
     documents = len(next(iter(table.values())))
     if documents < 2:
@@ -54,5 +54,7 @@ def interval(
     drawn = generator.multinomial(documents, np.full(documents, 1 / documents), size=resamples).astype(np.float64)
     summed = {name: drawn @ column for name, column in table.items()}
     values = [measure({name: column[draw] for name, column in summed.items()}) for draw in range(resamples)]
-    low, high = np.nanpercentile(values, [2.5, 97.5])
+    if not np.isfinite(values).all():
+        return None
+    low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)

@@ -134,6 +134,16 @@ class Model:
         )
 
 
+def checked_model(model: Any) -> Model:
+    """The model itself.
+
+    Raises: ModelError if it is something else.
+    """
+    if not isinstance(model, Model):
+        raise ModelError(f"This needs a Model from itda.load_model or itda.wrap. Got {type(model).__name__} instead.")
+    return model
+
+
 def load_model(
     name: str | Path = EMBEDDED,
     *,

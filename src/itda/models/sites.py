@@ -87,8 +87,8 @@ def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
         lists = [(path, item) for path, item in lists if len(item) in depths]
     if not lists:
         raise SiteError(
-            f"{type(module).__name__} has no list of {' or '.join(map(str, sorted(depths)))} layers, so it has no named sites. "
-            "Name a module by its path."
+            f"{type(module).__name__} has no list of {' or '.join(map(str, sorted(depths)))} layers, so it has no "
+            "named sites. Name a module by its path."
         )
     # Other lists of the same length exist (norms, experts, a vision tower): the layers hold the most weights.
     return max(lists, key=lambda entry: (_has_attention(entry[1]), sum(p.numel() for p in entry[1].parameters())))
