@@ -161,12 +161,19 @@ def test_an_interrupt_exits_with_130_and_leaves_nothing(place, data):
     command = [sys.executable, "-m", "itda", "build", data / "models" / "gpt2-wide", "--out", out]
     corpus = ["--corpus", data / "text" / "war_and_peace.txt", "--split-on", r"\n\n"]
     process = subprocess.Popen(
-        [*map(str, command + corpus)], stderr=subprocess.PIPE, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        [*map(str, command + corpus)],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        # A shell starts background jobs with the signal ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    time.sleep(12)  # loaded, and at work on two million tokens
-    assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    try:
+        time.sleep(12)  # loaded, and at work on two million tokens
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert b"Interrupted" in error
     assert not list(place.glob("*interrupted*"))
