@@ -6,7 +6,7 @@ from itda import encode as encode_corpus
 from itda.errors import FormatError, MismatchError
 from support import tiny
 
-TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
+TEXTS = tiny.KINGS
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from itda import Corpus, build, build_from_activations, capture, explain, wrap
 from itda.errors import CorpusError, MismatchError, OptionError
 from support import tiny
 
-TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
+TEXTS = tiny.KINGS
 
 
 @pytest.fixture(scope="module")

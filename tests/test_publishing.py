@@ -11,7 +11,7 @@ from itda.publishing import card
 from support import tiny
 from support.hub import serve
 
-TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
+TEXTS = tiny.KINGS
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from itda.errors import FormatError, MismatchError, OptionError, OutputError, Sh
 from support import tiny
 from support.signals import coherent
 
-TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
+TEXTS = tiny.KINGS
 
 
 @pytest.fixture(scope="module")

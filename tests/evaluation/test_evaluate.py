@@ -10,7 +10,7 @@ from itda.evaluation.statistics import DocumentSums, interval
 from itda.models.tokenizing import batch, windows
 from support import tiny
 
-TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
+TEXTS = tiny.KINGS
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import transformers as t
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 VOCABULARY, WIDTH, DEPTH = 300, 16, 3
+KINGS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 15)]
 _COMMON = {
     "vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": DEPTH, "num_attention_heads": 4,
     "intermediate_size": 24, "max_position_embeddings": 64,
