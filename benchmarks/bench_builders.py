@@ -4,7 +4,6 @@ python benchmarks/bench_builders.py [MODEL ...]
 """
 
 import sys
-import time
 from typing import Any
 
 from common import DATA, model_folder, report
@@ -36,21 +35,17 @@ def main() -> None:
         for gap in COSINE_GAPS:
             variants[f"paper, gap {gap}"] = {"method": "paper", "max_cosine_gap": gap}
         for variant, options in variants.items():
-            started = time.perf_counter()
             dictionary = itda.build_from_activations(activations, **shared, **options)
-            seconds = time.perf_counter() - started
             first = variant == next(iter(variants))
             found = itda.evaluate(dictionary, model, held_out, tokens=HELD_OUT_TOKENS, baselines=first)
-            rows.append(row(name, variant, len(dictionary), found.scores, seconds))
+            rows.append(row(name, variant, len(dictionary), found.scores))
             if first:
-                rows += [
-                    row(name, other, 0, scores, 0.0) for other, scores in found.baselines.items() if other != "mean"
-                ]
+                rows += [row(name, other, 0, scores) for other, scores in found.baselines.items() if other != "mean"]
     suffix = "" if len(sys.argv) == 1 else "_part"
     report(f"builders{suffix}", rows, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
 
 
-def row(model: str, variant: str, atoms: int, scores: Any, seconds: float) -> dict[str, Any]:
+def row(model: str, variant: str, atoms: int, scores: Any) -> dict[str, Any]:
     return {
         "model": model,
         "dictionary": variant,
@@ -59,7 +54,6 @@ def row(model: str, variant: str, atoms: int, scores: Any, seconds: float) -> di
         "residual_fvu": scores.residual_fvu,
         "delta_ce": scores.delta_ce,
         "ce_score": scores.ce_score,
-        "seconds": round(seconds, 1),
     }
 
 
