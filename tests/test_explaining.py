@@ -53,7 +53,8 @@ def test_json_and_print_say_the_same(model, dictionary):
 def test_hostile_text_cannot_drive_the_terminal_or_the_picture(model, dictionary):
     found = explain(dictionary, model, "\x1b[31m<script>&\u202e[bold]")
     assert "\x1b" not in str(found)
-    assert "[bold" not in str(found) or "b" in str(found)
+    renamed = wrap(model.module, model.tokenizer, id="models/[/red] [bold]")
+    assert "of models/[/red] [bold], 48 atoms" in str(explain(dictionary, renamed, "queen"))
     ElementTree.fromstring(found.to_svg())
 
 

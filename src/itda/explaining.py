@@ -92,9 +92,11 @@ class Explanation:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(
-            title=f"{self.site} of {self.model_id}, {self.atoms:,} atoms: {self.unexplained:.1%} unexplained",
+            # Text, not a string: a path may hold what rich reads as markup
+            title=Text(
+                f"{self.site} of {self.model_id}, {self.atoms:,} atoms: {self.unexplained:.1%} unexplained", "bold"
+            ),
             title_justify="left",
-            title_style="bold",
             show_edge=False,
             pad_edge=False,
             expand=True,

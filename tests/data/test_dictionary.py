@@ -184,7 +184,7 @@ def test_atoms_are_found_by_token_text_and_use(model, dictionary):
 def test_loading_reads_no_other_file(saved):
     (saved / "extra.safetensors").write_bytes(b"nonsense")
     (saved / "README.md").write_text("card")
-    Dictionary.from_pretrained(saved)
+    assert len(Dictionary.from_pretrained(saved)) == 48
     moved = saved.with_name("elsewhere")
     shutil.move(saved, moved)
-    Dictionary.from_pretrained(moved)
+    assert len(Dictionary.from_pretrained(moved)) == 48

@@ -22,9 +22,17 @@ def sites(
         common.print_json({"model": loaded.id, "sites": [asdict(site) for site in found]})
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
-        "site", "width", "module", "side", show_edge=False, pad_edge=False, title=repr(loaded), title_justify="left"
+        "site",
+        "width",
+        "module",
+        "side",
+        show_edge=False,
+        pad_edge=False,
+        title=Text(repr(loaded)),
+        title_justify="left",
     )
     for site in found:
         table.add_row(site.name, "?" if site.width is None else str(site.width), site.module, site.side)

@@ -149,10 +149,6 @@ class Sources:
             windows=tuple(self.windows[index] for index in needed.tolist()),
         )
 
-    def numbered_from(self, first: int) -> Self:
-        """The same sources with rows counted from `first`."""
-        return replace(self, row=torch.arange(first, first + len(self)))
-
     @classmethod
     def of_rows(cls, count: int, *, first: int = 0) -> "Sources":
         """The sources of a bare array: row numbers and nothing else."""
