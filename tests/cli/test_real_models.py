@@ -22,6 +22,9 @@ MODELS = {
     "seeds/gpt2-s49": ("wikitext_1000.json", 0.2),
     "seeds/gpt2-s81": ("wikitext_1000.json", 0.2),
     "seeds/gpt2-s21-step0": ("wikitext_1000.json", 0.6),
+    "seeds/gpt2-s21-step30": ("wikitext_1000.json", 0.6),
+    "seeds/gpt2-s21-step150": ("wikitext_1000.json", 0.4),
+    "seeds/gpt2-s21-step500": ("wikitext_1000.json", 0.3),
     "seeds/gpt2-s21-step300": ("wikitext_1000.json", 0.3),
     "minilm": ("wikitext_1000.json", 0.6),
 }
@@ -55,10 +58,13 @@ def test_the_main_path(name, data, tmp_path, monkeypatch, capsys):
     assert report["excluded_documents"] > 800
     assert report["intervals"]["fvu"][0] < report["scores"]["fvu"] < report["intervals"]["fvu"][1]
     assert report["baselines"]["mean"]["fvu"] == pytest.approx(1, abs=0.05)
-    assert report["scores"]["fvu"] < report["baselines"]["token mean"]["fvu"] or "step0" in name
+    untrained = name.endswith(
+        ("-step0", "-step30")
+    )  # a token says little there yet, and the loss is near that of chance
+    assert report["scores"]["fvu"] < report["baselines"]["token mean"]["fvu"] or untrained
     if name == "minilm":
         assert report["loss"] is None
-    elif "step0" not in name:
+    elif not untrained:
         assert 0.8 < report["scores"]["ce_score"] <= 1  # few tokens and steps; 0.887 is the lowest of these
         assert report["loss"] < report["loss_zero"]
         assert report["scores"]["delta_ce"] < report["baselines"]["token mean"]["delta_ce"]
