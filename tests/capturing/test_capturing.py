@@ -12,11 +12,6 @@ from support import tiny
 TEXTS = [f"{'word ' * (7 * number % 23)}number {number}, a text of its own." for number in range(30)]
 
 
-@pytest.fixture(scope="module")
-def model():
-    return wrap(tiny.module("Llama"), tiny.tokenizer())
-
-
 @pytest.fixture
 def corpus():
     return Corpus.from_texts(TEXTS)

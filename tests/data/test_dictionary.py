@@ -14,11 +14,6 @@ TEXTS = tiny.KINGS
 
 
 @pytest.fixture(scope="module")
-def model():
-    return wrap(tiny.module("Llama"), tiny.tokenizer())
-
-
-@pytest.fixture(scope="module")
 def dictionary(model):
     return build(model, Corpus.from_texts(TEXTS), site="resid_post.1", atoms=48, progress=False)
 

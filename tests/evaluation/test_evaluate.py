@@ -19,11 +19,6 @@ def corpora():
 
 
 @pytest.fixture(scope="module")
-def model():
-    return wrap(tiny.module("Llama"), tiny.tokenizer())
-
-
-@pytest.fixture(scope="module")
 def dictionary(model, corpora):
     return build(model, corpora[0], site="resid_post.1", atoms=48, progress=False)
 

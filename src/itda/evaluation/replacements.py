@@ -17,11 +17,6 @@ from itda.pursuit import Coding, Prepared, prepare, pursue, rebuild
 _TOKENS_A_WINDOW = 8  # drawn for the random atoms: few enough to be diverse, many enough to be cheap
 
 
-def mean_activation(dictionary: Dictionary) -> Tensor:
-    """The mean activation of the rows it was built from, float32 (D,)."""
-    return dictionary.token_means.overall if dictionary.token_means else dictionary.mean
-
-
 def random_atoms(dictionary: Dictionary, model: Model, site: str, seed: int) -> Prepared | None:
     """As many random activations as the dictionary has atoms, from the windows its atoms come from.
 
@@ -74,13 +69,14 @@ class Replacements:
     ) -> None:
         self._dictionary, self._coding, self._backend = dictionary, coding, backend
         self._randoms, self._baselines = randoms, baselines
-        self._mean = mean_activation(dictionary)
+        self.mean = dictionary.token_means.overall if dictionary.token_means else dictionary.mean
+        """The mean activation of the build rows, float32 (D,)."""
 
     def plain(self, rows: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
         """The baselines' reconstructions of rows, without a dictionary of our own."""
         if not self._baselines:
             return {}
-        found = {"mean": self._mean.expand_as(rows)}
+        found = {"mean": self.mean.expand_as(rows)}
         if self._dictionary.token_means is not None:
             found["token mean"] = self._dictionary.token_means.of(token_ids)
         if self._randoms is not None:
@@ -88,8 +84,3 @@ class Replacements:
             codes = pursue(centred, self._randoms, self._coding, backend=self._backend)
             found["random atoms"] = rebuild(codes, self._randoms.atoms) + self._dictionary.mean
         return found
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean activation, float32 (D,)."""
-        return self._mean
