@@ -1,21 +1,17 @@
 """Every backend meets the plain definitions and known answers."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from itda.errors import ActivationError, BackendError, OptionError, ShapeError
 from itda.pursuit import Codes, Coding, prepare, pursue, rebuild, reference
 from support.signals import coherent, planted, unit
 
-ROUTES = [("torch", "mp"), ("numba", "mp"), ("torch", "omp"), ("auto", "mp"), ("auto", "omp")]
+ROUTES = [(backend, method) for backend in ("torch", "numba") for method in ("mp", "omp", "gp")]
 
 
-@pytest.mark.parametrize(("backend", "method"), [*ROUTES, ("reference", "mp"), ("reference", "omp")])
+@pytest.mark.parametrize(("backend", "method"), [*ROUTES, *(("reference", method) for method in ("mp", "omp", "gp"))])
 def test_finds_planted_atoms_in_order_of_size(backend, method):
     rows, atoms, chosen = planted(rows=40, width=256, atoms=64, active=3)
     codes = pursue(rows, atoms, Coding(steps=3, method=method), backend=backend)
@@ -33,15 +29,11 @@ def test_agrees_with_the_plain_definition(backend, method, refit, rows, width, a
     x, dictionary = coherent(rows, width, atoms)
     coding = Coding(steps=steps, method=method, refit=refit)
     plain, fast = (pursue(x, dictionary, coding, backend=name) for name in ("reference", backend))
-    assert_equally_good(x, dictionary, fast, plain)
-    clear = gap_to_second_best(x, dictionary, steps) > 1e-3
-    assert torch.equal(fast.atoms[clear], plain.atoms[clear])
-
-
-def assert_equally_good(x, dictionary, fast, plain):
-    norms = x.norm(dim=1).clamp_min(1e-30)
+    norms = x.norm(dim=1)
     residuals = [(x - rebuild(codes, dictionary)).norm(dim=1) / norms for codes in (fast, plain)]
     assert (residuals[0] - residuals[1]).abs().max() < 1e-4
+    clear = gap_to_second_best(x, dictionary, steps) > 1e-3
+    assert torch.equal(fast.atoms[clear], plain.atoms[clear])
 
 
 def gap_to_second_best(x, dictionary, steps):
@@ -56,53 +48,6 @@ def gap_to_second_best(x, dictionary, steps):
             residual -= (dictionary.double().numpy()[best] @ residual) * dictionary.double().numpy()[best]
         gaps.append(lead)
     return torch.tensor(gaps)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    rows=st.integers(0, 12),
-    width=st.integers(1, 24),
-    atoms=st.integers(1, 40),
-    steps=st.integers(1, 12),
-    scale=st.sampled_from([1e-6, 1.0, 1e6]),
-    kind=st.sampled_from(["random", "coherent", "duplicated", "zero rows"]),
-    seed=st.integers(0, 99),
-)
-def test_agrees_on_adversarial_inputs(rows, width, atoms, steps, scale, kind, seed):
-    x, dictionary = coherent(rows, width, atoms, seed)
-    if kind == "random":
-        dictionary = unit(torch.randn(atoms, width, generator=torch.Generator().manual_seed(seed)))
-    if kind == "duplicated":
-        dictionary = dictionary[torch.arange(atoms) // 2]
-    if kind == "zero rows":
-        x[::2] = 0
-    x = x * scale
-    for (backend, method), refit in itertools.product(ROUTES[:3], (False, True)):
-        coding = Coding(steps=steps, method=method, refit=refit)
-        assert_never_worse(x, dictionary, pursue(x, dictionary, coding, backend=backend), method)
-
-
-def assert_never_worse(x, dictionary, codes, method):
-    """At exact ties two right pursuits part ways; what must hold is that each choice was a best one."""
-    norms = x.norm(dim=1).clamp_min(1e-30)
-    lost = (x - rebuild(codes, dictionary)).norm(dim=1) / norms
-    assert torch.isfinite(lost).all()
-    assert (lost <= 1 + 1e-4).all()
-    assert torch.allclose(codes.unexplained, lost.square(), atol=1e-4)
-    if len(x) and method == "mp":
-        assert_choices_are_best(x, dictionary, codes)
-
-
-def assert_choices_are_best(x, dictionary, codes):
-    """The first atom of every code has the largest correlation there is, within 1e-5 of the row's norm."""
-    correlations = (x @ dictionary.T).abs()
-    first = codes.atoms[:, 0].long()
-    used = first >= 0
-    best, norms = correlations[used].max(1).values, x[used].norm(dim=1)
-    assert (best - correlations[used, first[used]] <= 1e-5 * norms).all()
-    assert (x[~used].norm(dim=1) <= 1e-6 * x.norm(dim=1).max().clamp_min(1e-30)).all() or (
-        correlations[~used].max(1).values <= 2e-6 * x[~used].norm(dim=1)
-    ).all()
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "numba"])
@@ -146,7 +91,7 @@ def test_refit_never_explains_less():
 def test_blocks_do_not_change_the_codes(backend, monkeypatch):
     x, atoms = coherent(50, 16, 30)
     whole = pursue(x, atoms, steps=5, backend=backend)
-    monkeypatch.setattr("itda.pursuit._BLOCK_BYTES", 4 * 30 * 7)
+    monkeypatch.setattr("itda.pursuit.blocks.BLOCK_BYTES", 4 * 30 * 7)
     parts = pursue(x, atoms, steps=5, backend=backend)
     assert torch.equal(whole.atoms, parts.atoms)
     assert torch.allclose(whole.coefficients, parts.coefficients, atol=1e-6)
@@ -159,17 +104,6 @@ def test_numpy_and_prepared_atoms_are_the_same_as_torch():
         codes = pursue(rows, dictionary, steps=4)
         assert torch.equal(codes.atoms, expected.atoms)
         assert torch.equal(codes.coefficients, expected.coefficients)
-
-
-def test_prepared_grows_like_a_fresh_one():
-    _, atoms = coherent(1, 12, 45)
-    grown = prepare(atoms[:3])
-    for start, end in ((3, 4), (4, 20), (20, 45)):
-        grown.append(atoms[start:end])
-    fresh = prepare(atoms)
-    assert torch.equal(grown.atoms, fresh.atoms)
-    assert torch.allclose(grown.gram, fresh.gram, atol=1e-6)
-    assert torch.equal(grown.gram, grown.gram.T)
 
 
 def test_an_empty_set_of_rows_gives_empty_codes():
@@ -208,13 +142,7 @@ def test_codes_can_be_cut_and_joined():
         (torch.ones(2, 3), torch.eye(3), {"steps": 2.0}, OptionError, "whole number"),
         (torch.ones(2, 3), torch.eye(3), {"steps": 1, "backend": "cuda"}, OptionError, "one of"),
         (torch.ones(2, 3), torch.eye(3), {"coding": 5}, OptionError, "Coding"),
-        (
-            torch.ones(2, 3),
-            torch.eye(3),
-            {"coding": Coding(steps=1, method="omp"), "backend": "numba"},
-            BackendError,
-            "torch",
-        ),
+        (torch.ones(2, 3), torch.eye(3), {"steps": 1, "backend": "triton"}, BackendError, "triton"),
     ],
 )
 def test_bad_input_says_what_was_wanted(rows, atoms, options, error, says):
@@ -236,5 +164,5 @@ def test_codes_of_unknown_atoms_are_refused():
 
 def test_the_reference_is_the_textbook_rule():
     atoms = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
-    code = reference.matching_pursuit(np.array([2.0, 1.0]), atoms, 2)
+    code = reference.pursue_row(np.array([2.0, 1.0]), atoms, Coding(steps=2))
     assert code == pytest.approx({2: 2.2, 1: -0.32})  # <x, d2> = 2.2, and x - 2.2 d2 = (0.24, -0.32)

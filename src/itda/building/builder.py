@@ -18,11 +18,13 @@ from itda.data.provenance import Provenance
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeansAccumulator
 from itda.errors import ActivationError, OptionError, ShapeError
-from itda.pursuit import Coding, Prepared, pursue
+from itda.pursuit import Block, Coding, Prepared, pursue
 from itda.shapes import as_matrix
 
 State = dict[str, Tensor]
 
+_AT_ONCE = 1024  # rows whose correlations with the atoms are computed together, at most
+_AT_ONCE_BYTES = 64 * 2**20
 _HELD_BACK = 1024  # rows in which a builder can make good what fewer rows than expected have cost it
 _SAMPLE_ROWS = 8192  # on which usage is counted at the end
 
@@ -39,7 +41,7 @@ class Builder(ABC):
                 "Lower steps, or ask for more atoms."
             )
         self.coding, self.options, self.backend = coding, options, backend
-        self.prepared = Prepared(torch.empty((0, width)), capacity=options.atoms or 0)
+        self.prepared = _no_atoms(width, options)
         self.rows_seen = 0
         """Rows that blocks have been made of so far."""
         self.rows_in_all: int | None = None
@@ -52,8 +54,8 @@ class Builder(ABC):
         self._sample = _Sample(width)
 
     @abstractmethod
-    def choose(self, rows: Tensor) -> list[tuple[int, float]]:
-        """Rows of one centred block (n, D) that become atoms: index and novelty, in order.
+    def choose(self, block: Block, start: int, end: int) -> list[tuple[int, float]]:
+        """Those of the centred rows from `start` to `end` of a block that become atoms: index and novelty, in order.
 
         Must call `add` for each, so that the next choice sees it.
         """
@@ -153,7 +155,7 @@ class Builder(ABC):
             return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
         width = state["atoms"].shape[1]
-        self.prepared = Prepared(torch.empty((0, width)), capacity=self.options.atoms or 0)
+        self.prepared = _no_atoms(width, self.options)
         for part_of_atoms in torch.split(state["atoms"], state["splits"].tolist()):
             self.prepared.append(part_of_atoms)
         self._waiting_rows, self._waiting_sources = state["waiting"], Sources.from_tensors(part("waiting_sources"))
@@ -170,17 +172,31 @@ class Builder(ABC):
             if len(self._waiting_rows) < self.options.mean_rows and not last:
                 return
             self._mean = self._waiting_rows[: self.options.mean_rows].double().mean(0).float().nan_to_num()
-        block, done, size = self.options.block, 0, len(self._waiting_rows)
-        while size - done > max(block, _HELD_BACK) or (last and done < size):
-            end = min(done + block, size)
-            self.rows_seen += end - done
-            chosen = self.choose(self._waiting_rows[done:end] - self._mean)
-            if chosen:
-                places = torch.tensor([done + index for index, _ in chosen])
-                self._atom_sources.append(self._waiting_sources.select(places))
-                self.smallest_novelty = min(self.smallest_novelty, *(novelty for _, novelty in chosen))
+        done, size = 0, len(self._waiting_rows)
+        while size - done > max(self._at_once, _HELD_BACK) or (last and done < size):
+            end = min(done + self._at_once, size)
+            self._look_at(done, end)
             done = end
         self._count(done)
+
+    @property
+    def _at_once(self) -> int:
+        """Rows that are multiplied with the atoms together: whole blocks, and the same for the same atoms."""
+        rows = min(_AT_ONCE, _AT_ONCE_BYTES // (4 * max(1, len(self.prepared))))
+        return self.options.block * max(1, rows // self.options.block)
+
+    def _look_at(self, first: int, last: int) -> None:
+        """Choose from waiting rows, block by block."""
+        assert self._mean is not None
+        together = Block(self._waiting_rows[first:last] - self._mean, self.prepared)
+        for start in range(0, last - first, self.options.block):
+            end = min(start + self.options.block, last - first)
+            self.rows_seen += end - start
+            chosen = self.choose(together, start, end)
+            if chosen:
+                places = torch.tensor([first + index for index, _ in chosen])
+                self._atom_sources.append(self._waiting_sources.select(places))
+                self.smallest_novelty = min(self.smallest_novelty, *(novelty for _, novelty in chosen))
 
     def _count(self, done: int) -> None:
         """Take the first `done` waiting rows into the sample and the token means, and let them go."""
@@ -192,6 +208,12 @@ class Builder(ABC):
             self._token_means.update(rows[:done], sources.token_id[:done])
         self._waiting_rows = rows[done:].clone()
         self._waiting_sources = sources.select(torch.arange(done, len(rows)))
+
+
+def _no_atoms(width: int, options: BuildOptions) -> Prepared:
+    # No products in bfloat16: their last bits depend on when they were first used, and a build that goes on
+    # after a stop must give the same bytes
+    return Prepared(torch.empty((0, width)), capacity=options.atoms or 0, memory=options.memory, half_products=False)
 
 
 class _Sample:

@@ -4,11 +4,11 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from itda.building.builder import Builder
 from itda.building.options import GreedyOptions
-from itda.pursuit import pursue
+from itda.pursuit import Block
 
 # Unexplained shares this close are a tie, which goes to the row that came first: the last bits of an
 # activation differ between machines, and a choice should not.
@@ -29,13 +29,14 @@ class GreedyBuilder(Builder):
     method: ClassVar[str] = "greedy"
     options: GreedyOptions
 
-    def choose(self, rows: Tensor) -> list[tuple[int, float]]:
+    def choose(self, block: Block, start: int, end: int) -> list[tuple[int, float]]:
         """See `Builder.choose`."""
         limit = self._limit()
         if len(self.prepared) >= limit:
             return []
         threshold = max(_EXPLAINED, self.options.max_unexplained or 0.0)
-        unexplained, encoded_with = self._unexplained(rows), np.full(len(rows), len(self.prepared))
+        unexplained = self._unexplained(block, np.arange(start, end))
+        encoded_with = np.full(end - start, len(self.prepared))
         chosen: list[tuple[int, float]] = []
         while len(self.prepared) < limit:
             worst = int(np.argmax(unexplained >= unexplained.max() - _TIE))
@@ -43,15 +44,15 @@ class GreedyBuilder(Builder):
             if novelty <= threshold:
                 break
             if encoded_with[worst] == len(self.prepared):
-                self.add(rows[worst : worst + 1])
-                chosen.append((worst, novelty))
+                self.add(block.rows[start + worst : start + worst + 1])
+                chosen.append((start + worst, novelty))
                 unexplained[worst], encoded_with[worst] = 0.0, _NEVER_AGAIN
                 continue
             # More atoms hardly ever leave more unexplained, so an old share is a bound: only rows at the
             # top need to be encoded again before the worst of all is known.
             stale = np.argsort(-unexplained, kind="stable")[:_REFRESHED]
             stale = np.union1d(stale[encoded_with[stale] < len(self.prepared)], worst)
-            unexplained[stale] = self._unexplained(rows[torch.from_numpy(stale)])
+            unexplained[stale] = self._unexplained(block, start + stale)
             encoded_with[stale] = len(self.prepared)
         return chosen
 
@@ -68,7 +69,8 @@ class GreedyBuilder(Builder):
             return self.options.atoms
         return min(self.options.atoms, round(self.options.atoms * self.rows_seen / rows))
 
-    def _unexplained(self, rows: Tensor) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    def _unexplained(self, block: Block, which: NDArray[np.int64]) -> NDArray[np.float32]:
+        rows = torch.from_numpy(which)
         if not len(self.prepared):
-            return (rows != 0).any(1).float().numpy()
-        return pursue(rows, self.prepared, self.coding, backend=self.backend).unexplained.numpy()
+            return (block.rows[rows] != 0).any(1).float().numpy()
+        return block.pursue(self.coding, rows, self.backend).unexplained.numpy()

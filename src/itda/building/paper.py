@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itda.building.builder import Builder
 from itda.building.options import PaperOptions
-from itda.pursuit import Coding, pursue, rebuild
+from itda.pursuit import Block, Coding, pursue
 
 
 class PaperBuilder(Builder):
@@ -24,15 +24,16 @@ class PaperBuilder(Builder):
     method: ClassVar[str] = "paper"
     options: PaperOptions
 
-    def choose(self, rows: Tensor) -> list[tuple[int, float]]:
+    def choose(self, block: Block, start: int, end: int) -> list[tuple[int, float]]:
         """See `Builder.choose`."""
+        rows = block.rows[start:end]
         limit = self.options.atoms if self.options.atoms is not None else float("inf")
         chosen: list[tuple[int, float]] = []
         if len(self.prepared) < min(rows.shape[1], limit):
             free = int(min(rows.shape[1], limit)) - len(self.prepared)
-            chosen = [(index, 1.0) for index in _distinct(rows)[:free]]
+            chosen = [(start + index, 1.0) for index in _distinct(rows)[:free]]
             if chosen:
-                self.add(rows[[index for index, _ in chosen]])
+                self.add(block.rows[[index for index, _ in chosen]])
         if len(self.prepared) >= limit or not len(self.prepared):
             return chosen
         threshold = self.options.max_cosine_gap
@@ -43,7 +44,7 @@ class PaperBuilder(Builder):
             added = added[: int(limit) - len(self.prepared)]
         if len(added):
             self.add(rows[added])
-        return chosen + [(index, float(gap[index])) for index in added.tolist()]
+        return chosen + [(start + index, float(gap[index])) for index in added.tolist()]
 
     @property
     def _wants_all_atoms(self) -> bool:
@@ -52,8 +53,7 @@ class PaperBuilder(Builder):
     def _cosine_gap(self, rows: Tensor) -> Tensor:
         """1 - cos(x, x^) of each row (n,); 0 for a row of zeros."""
         codes = pursue(rows, self.prepared, Coding(steps=self.coding.steps), backend=self.backend)
-        cosine = torch.nn.functional.cosine_similarity(rows, rebuild(codes, self.prepared.atoms), dim=1, eps=1e-30)
-        return torch.where((rows != 0).any(1), 1 - cosine, 0.0)
+        return torch.where((rows != 0).any(1), 1 - codes.cosine, 0.0)
 
 
 def _distinct(rows: Tensor) -> list[int]:

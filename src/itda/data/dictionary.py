@@ -151,7 +151,8 @@ class Dictionary:
         used = checked_coding(coding or self.coding).with_options(steps=steps)
         if used.steps > len(self):
             raise OptionError(f"steps={used.steps} is more than the {len(self)} atoms of this dictionary. Lower steps.")
-        return pursue(matrix - self.mean.to(matrix.device), self._prepared_on(matrix.device), used, backend=backend)
+        mean = self.mean.to(matrix.device)
+        return pursue(matrix, self._prepared_on(matrix.device), used, backend=backend, mean=mean)
 
     def decode(self, codes: Codes) -> Tensor:
         """The activations that codes stand for, float32 (N, D), the mean put back.

@@ -33,9 +33,11 @@ class Encoding:
         facts = {
             "dictionary": self.dictionary,
             "coding": self.coding.to_dict(),
+            "route": self.codes.route,
             "provenance": self.provenance.to_dict(),
         }
-        content = {"codes": dict(vars(self.codes)), "sources": self.sources.to_tensors()}
+        tensors = {name: value for name, value in vars(self.codes).items() if name != "route"}
+        content = {"codes": tensors, "sources": self.sources.to_tensors()}
         return files.write_folder(folder, "encoding", facts, content, overwrite=overwrite)
 
     @classmethod
@@ -47,7 +49,7 @@ class Encoding:
         facts, tensors = files.read_folder(folder, "encoding")
         try:
             return cls(
-                Codes(**tensors["codes"]),
+                Codes(**tensors["codes"], route=facts["route"]),
                 Sources.from_tensors(tensors["sources"]),
                 facts["dictionary"],
                 Coding.from_dict(facts["coding"]),

@@ -1,22 +1,23 @@
 """Sparse codes of activations on a dictionary of unit atoms: arrays in, codes out.
 
-`prepare` makes the Gram matrix once; `pursue` is the one door to every backend. Everything that
+`prepare` computes once what all pursuits need; `pursue` is the one door to every backend. Everything that
 comes from outside is checked here, so that the kernels check nothing.
 """
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from itda.errors import OptionError, ShapeError
-from itda.pursuit import backends, torch_batched
+from itda.pursuit import backends, blocks, torch_batched
+from itda.pursuit.blocks import Block
 from itda.pursuit.codes import Codes, Coding, default_steps
 from itda.pursuit.prepared import Prepared
 from itda.shapes import as_matrix, unit_rows
 
 __all__ = [
+    "Block",
     "Codes",
     "Coding",
     "Prepared",
@@ -25,22 +26,21 @@ __all__ = [
     "prepare",
     "pursue",
     "rebuild",
-    "unexplained_share",
 ]
 
-_BLOCK_BYTES = 128 * 2**20  # correlations (n, A) of one block; larger blocks were not faster on two cores
-_REFIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
 
-
-def prepare(atoms: Any) -> Prepared:
-    """Check the atoms and compute their Gram matrix once, for many pursuits.
+def prepare(atoms: Any, *, memory: Any = None) -> Prepared:
+    """Check the atoms and compute their inner products once, for many pursuits.
 
     Args:
         atoms: torch or numpy matrix (A, D), every row of norm 1.
+        memory: what the inner products may take, in bytes or as "2GiB"; None for half of what is free. Too
+            little for the whole matrix keeps the rows of the atoms in use, or none; `.kind` and the
+            `.route` of codes say which.
     Returns: what `pursue` takes in place of atoms; it can grow.
-    Raises: ShapeError, ActivationError.
+    Raises: ShapeError, ActivationError, OptionError.
     """
-    return Prepared(unit_rows(as_matrix(atoms, "atoms", "A, D")))
+    return Prepared(unit_rows(as_matrix(atoms, "atoms", "A, D")), memory=memory)
 
 
 def pursue(
@@ -50,42 +50,40 @@ def pursue(
     *,
     steps: int | None = None,
     backend: str = "auto",
+    mean: Tensor | None = None,
 ) -> Codes:
     """Write each row as a sparse sum of atoms.
 
     Args:
-        rows: torch or numpy matrix (N, D), already centred if the dictionary is.
+        rows: torch or numpy matrix (N, D).
         atoms: matrix (A, D) of unit rows, or what `prepare` made of it.
         coding: how the code is made; or give only `steps`.
         steps: pursuit steps K, with the other options at their defaults.
-        backend: `auto`, `reference`, `torch` or `numba`; a backend that is named is used or refused.
-    Returns: Codes with K places a row, on the device of `rows`.
+        backend: `auto`, `reference`, `torch`, `numba` or `triton`; one that is named is used or refused.
+        mean: taken off every row first, float32 (D,), a block at a time; None for rows that are centred.
+    Returns: Codes with K places a row, on the device of `rows`; `.route` says how they were computed.
     Raises: ShapeError, ActivationError, OptionError, BackendError.
     """
     coding = _coding(coding, steps)
+    rows = as_matrix(rows, "rows", "N, D")
     prepared = atoms if isinstance(atoms, Prepared) else prepare(atoms)
-    rows = as_matrix(rows, "rows", "N, D", width=prepared.width)
+    if rows.shape[1] != prepared.width:
+        raise ShapeError(f"rows must have the width {prepared.width}. Got {rows.shape[1]} instead.")
     if len(prepared) == 0:
         raise ShapeError("A pursuit needs at least one atom. Got none.")
-    device = rows.device
-    chosen_backend = backends.choose(backend, device, coding.method)
-    if chosen_backend == "reference":
-        return _reference(rows, prepared, coding)
-    if prepared.device != device:
-        raise ShapeError(f"The rows are on {device}, the atoms on {prepared.device}. Move one of them.")
-    atoms_NK = torch.empty((len(rows), coding.steps), dtype=torch.int32, device=device)
-    coefficients = torch.empty((len(rows), coding.steps), device=device)
-    unexplained = torch.empty(len(rows), device=device)
-    block = max(1, _BLOCK_BYTES // (4 * max(len(prepared), coding.steps**2)))
-    run = _numba_block if chosen_backend == "numba" else torch_batched.pursue_block
-    for start in range(0, len(rows), block):
-        part = slice(start, start + block)
-        chosen, values = run(rows[part], prepared, coding)
-        if coding.refit and coding.method == "mp":
-            values = _refit(rows[part], prepared.atoms, chosen)
-        atoms_NK[part], coefficients[part] = chosen, values
-        unexplained[part] = unexplained_share(rows[part], torch_batched.rebuild(chosen, values, prepared.atoms))
-    return Codes(atoms_NK, coefficients, unexplained)
+    chosen = backends.choose(backend, prepared, coding)
+    if prepared.device != rows.device:
+        raise ShapeError(f"The rows are on {rows.device}, the atoms on {prepared.device}. Move one of them.")
+    codes = _empty_codes(len(rows), coding.steps, rows.device, backends.route(chosen, prepared, coding))
+    at_once = blocks.rows_at_once(prepared, coding.steps)
+    for start in range(0, len(rows), at_once):
+        part = slice(start, start + at_once)
+        centred = rows[part] if mean is None else rows[part] - mean
+        if chosen == "reference":
+            codes.put(part, _reference(centred, prepared, coding))
+        else:
+            codes.put(part, blocks.pursue_rows(centred, prepared, coding, chosen))
+    return codes
 
 
 def rebuild(codes: Codes, atoms: Tensor) -> Tensor:
@@ -93,18 +91,6 @@ def rebuild(codes: Codes, atoms: Tensor) -> Tensor:
     if len(codes) and int(codes.atoms.max()) >= len(atoms):
         raise ShapeError(f"These codes use atom {int(codes.atoms.max())}; there are only {len(atoms)} atoms.")
     return torch_batched.rebuild(codes.atoms, codes.coefficients.to(atoms.dtype), atoms)
-
-
-def unexplained_share(rows: Tensor, rebuilt: Tensor) -> Tensor:
-    """Share of each centred row's energy that its reconstruction misses, float32 (N,); 0 for a zero row.
-
-    The residual is subtracted, not inferred from ||x||^2 - sum v^2: in float32 that difference is
-    noise once little is left. Rows are scaled first, since squares of norms above 1e19 overflow.
-    """
-    scale = rows.abs().amax(1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
-    energy = (rows / scale).square().sum(1)
-    missed = ((rows - rebuilt) / scale).square().sum(1)
-    return torch.where(energy > 0, missed / energy.clamp_min(torch.finfo(rows.dtype).tiny), 0.0)
 
 
 def _coding(coding: Coding | None, steps: int | None) -> Coding:
@@ -126,29 +112,19 @@ def checked_coding(coding: Any) -> Coding:
     return coding
 
 
+def _empty_codes(count: int, steps: int, device: torch.device, route: str) -> Codes:
+    return Codes(
+        torch.empty((count, steps), dtype=torch.int32, device=device),
+        torch.empty((count, steps), device=device),
+        torch.empty(count, device=device),
+        torch.empty(count, device=device),
+        route,
+    )
+
+
 def _reference(rows: Tensor, prepared: Prepared, coding: Coding) -> Codes:
     from itda.pursuit import reference
 
     arrays = reference.pursue(rows.cpu().double().numpy(), prepared.atoms.cpu().double().numpy(), coding)
-    chosen, coefficients, unexplained = (torch.from_numpy(array).to(rows.device) for array in arrays)
-    return Codes(chosen, coefficients, unexplained)
-
-
-def _numba_block(rows: Tensor, prepared: Prepared, coding: Coding) -> tuple[Tensor, Tensor]:
-    from itda.pursuit import numba_cpu  # half a second to import
-
-    correlations = (rows @ prepared.atoms.T).numpy()
-    floor = torch_batched.negligible(rows).numpy()
-    chosen = np.empty((len(rows), coding.steps), np.int64)
-    coefficients = np.empty((len(rows), coding.steps), np.float32)
-    numba_cpu.matching_pursuit(correlations, prepared.gram.numpy(), floor, chosen, coefficients)
-    return torch.from_numpy(chosen), torch.from_numpy(coefficients)
-
-
-def _refit(rows: Tensor, atoms: Tensor, chosen: Tensor) -> Tensor:
-    block = max(1, _REFIT_BYTES // (8 * chosen.shape[1] * atoms.shape[1]))
-    parts = [
-        torch_batched.refit(rows[start : start + block], atoms, chosen[start : start + block])
-        for start in range(0, len(rows), block)
-    ]
-    return torch.cat(parts) if parts else rows.new_zeros((0, chosen.shape[1]))
+    chosen, *values = (torch.from_numpy(array).to(rows.device) for array in arrays)
+    return Codes(chosen, *(value.float() for value in values), route="reference")

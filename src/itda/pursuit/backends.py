@@ -1,25 +1,68 @@
 """Which backends exist, which can run here, and which one "auto" takes."""
 
+import importlib.util
+import os
+from functools import cache
 from typing import Literal, get_args
 
-import torch
-
 from itda.errors import BackendError, OptionError
+from itda.pursuit.codes import Coding
+from itda.pursuit.prepared import Prepared
 
-Backend = Literal["auto", "reference", "torch", "numba"]
+Backend = Literal["auto", "reference", "torch", "numba", "triton"]
+
+_KEPT = {
+    "float32": "float32 Gram matrix",
+    "int16": "int16 Gram matrix",
+    "rows": "Gram rows of the atoms in use",
+    "none": "no Gram matrix",
+}
 
 
-def choose(backend: str, device: torch.device, method: str) -> str:
-    """The backend that will run `method` on `device`; left to us, numba where it can and torch elsewhere.
+def choose(backend: str, prepared: Prepared, coding: Coding) -> str:
+    """The backend that will run; left to us, the compiled one of the device where it can, and torch elsewhere.
 
-    Raises: OptionError for an unknown name; BackendError if the one that was named cannot run there.
+    Raises: OptionError for an unknown name; BackendError if the one that was named cannot run.
     """
     if backend not in get_args(Backend):
         raise OptionError(f"backend must be one of {', '.join(get_args(Backend))}. Got {backend!r} instead.")
+    reason_against = {"numba": _not_numba, "triton": _not_triton}
     if backend == "auto":
-        return "numba" if device.type == "cpu" and method == "mp" else "torch"
-    if backend == "numba" and device.type != "cpu":
-        raise BackendError(f"The numba backend runs on the CPU; these rows are on {device}. Use backend='torch'.")
-    if backend == "numba" and method != "mp":
-        raise BackendError(f"The numba backend has no {method!r} yet. Use backend='torch'.")
+        fitting = {"cpu": "numba", "cuda": "triton"}.get(prepared.device.type, "torch")
+        return "torch" if fitting == "torch" or reason_against[fitting](prepared, coding) else fitting
+    if backend in reason_against and (reason := reason_against[backend](prepared, coding)):
+        raise BackendError(f"The {backend} backend cannot run here: {reason}. Use backend='torch' or 'auto'.")
     return backend
+
+
+def route(backend: str, prepared: Prepared, coding: Coding) -> str:
+    """How codes are computed, in words."""
+    if backend == "reference":
+        return backend
+    kept = prepared.kind if coding.method == "mp" or backend == "numba" else "none"
+    return f"{backend}, {_KEPT[kept]}"
+
+
+@cache
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _not_numba(prepared: Prepared, _: Coding) -> str:
+    if prepared.device.type != "cpu":
+        return f"it needs the CPU, and these atoms are on {prepared.device}"
+    if prepared.kind != "int16":
+        return f"it needs the whole Gram matrix, which the memory budget ({prepared.budget:,} bytes) has no room for"
+    return ""
+
+
+def _not_triton(prepared: Prepared, coding: Coding) -> str:
+    if not _triton_is_installed():
+        return "triton is not installed"
+    if prepared.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"it needs a GPU, and these atoms are on {prepared.device} (TRITON_INTERPRET=1 interprets it slowly)"
+    if coding.method != "mp":
+        return f"it has plain pursuit only, not {coding.method!r}"
+    if prepared.kind not in ("float32", "int16"):
+        return f"it needs the whole Gram matrix, which the memory budget ({prepared.budget:,} bytes) has no room for"
+    return ""

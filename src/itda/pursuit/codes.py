@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
 
-from itda.errors import OptionError, ShapeError
+from itda.errors import ShapeError
+from itda.options import one_of, share, whole
 
-Method = Literal["mp", "omp"]
+Method = Literal["mp", "omp", "gp"]
 
 
 def default_steps(width: int) -> int:
@@ -24,17 +25,24 @@ class Coding:
     steps: int
     """Pursuit steps K, the most atoms a code can use; at least 1."""
     method: Method = "mp"
-    """`mp`, matching pursuit (an atom may be chosen again), or `omp`, orthogonal matching pursuit."""
+    """`mp`, matching pursuit (an atom may be chosen again); `omp`, orthogonal matching pursuit; or `gp`,
+    gradient pursuit: a step of steepest descent over the chosen atoms after each choice."""
     refit: bool = False
     """Replace the coefficients by the least-squares ones on the chosen atoms. `omp` has them already."""
+    nonnegative: bool = False
+    """Only add atoms, never subtract them: every coefficient is above zero."""
+    stop_at: float | None = None
+    """Stop as soon as the unexplained share is this or less (between 0 and 1), so that easy rows take fewer
+    atoms; None takes all steps."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise OptionError(f"steps must be a whole number of at least 1. Got {self.steps!r} instead.")
-        if self.method not in get_args(Method):
-            raise OptionError(f"method must be one of {', '.join(get_args(Method))}. Got {self.method!r} instead.")
-        if not isinstance(self.refit, bool):
-            raise OptionError(f"refit must be True or False. Got {self.refit!r} instead.")
+        whole("steps", self.steps)
+        one_of("method", self.method, get_args(Method))
+        for name in ("refit", "nonnegative"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be True or False. Got {getattr(self, name)!r} instead.")
+        if self.stop_at is not None:
+            share("stop_at", self.stop_at)
 
     def with_options(self, **changes: Any) -> Self:
         """The same coding with some fields changed; `None` leaves a field as it is."""
@@ -48,6 +56,15 @@ class Coding:
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         return cls(**fields)
+
+
+class BlockCodes(NamedTuple):
+    """What a backend returns for a block of n unit rows; the fields are those of Codes."""
+
+    atoms: Tensor
+    coefficients: Tensor
+    unexplained: Tensor
+    cosine: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,24 +81,38 @@ class Codes:
     """float32 (N, K), in the units of the centred activations."""
     unexplained: Tensor
     """float32 (N,): ||x - x^||^2 / ||x - m||^2, m the mean that was taken off; 0 for a row equal to m."""
+    cosine: Tensor = None  # type: ignore[assignment]
+    """float32 (N,): cosine of x - m with x^ - m, 0 where either is zero; NaN in codes that no pursuit made."""
+    route: str = ""
+    """How they were computed, as in `numba, int16 Gram matrix`."""
 
     def __post_init__(self) -> None:
+        if self.cosine is None:
+            object.__setattr__(self, "cosine", torch.full_like(self.unexplained, float("nan")))
         if self.atoms.shape != self.coefficients.shape or self.atoms.ndim != 2:
             raise ShapeError(
                 "Codes need atoms and coefficients of one shape (N, K). Got "
                 f"{tuple(self.atoms.shape)} and {tuple(self.coefficients.shape)} instead."
             )
-        if self.unexplained.shape != self.atoms.shape[:1]:
-            raise ShapeError(
-                f"Codes of {len(self.atoms)} rows need unexplained of shape ({len(self.atoms)},). "
-                f"Got {tuple(self.unexplained.shape)} instead."
-            )
+        for name in ("unexplained", "cosine"):
+            shape = tuple(getattr(self, name).shape)
+            if shape != (len(self.atoms),):
+                raise ShapeError(
+                    f"Codes of {len(self.atoms)} rows need {name} of shape ({len(self.atoms)},). Got {shape} instead."
+                )
 
     def __len__(self) -> int:
         return len(self.atoms)
 
     def __getitem__(self, rows: slice | Tensor) -> "Codes":
-        return Codes(self.atoms[rows], self.coefficients[rows], self.unexplained[rows])
+        return Codes(
+            self.atoms[rows], self.coefficients[rows], self.unexplained[rows], self.cosine[rows], self.route
+        )
+
+    def put(self, rows: slice, codes: "Codes") -> None:
+        """Write the codes of some rows in place of those that are here."""
+        for name in ("atoms", "coefficients", "unexplained", "cosine"):
+            getattr(self, name)[rows] = getattr(codes, name)
 
     @property
     def l0(self) -> Tensor:
@@ -108,4 +139,6 @@ class Codes:
             torch.cat([part.atoms for part in parts]),
             torch.cat([part.coefficients for part in parts]),
             torch.cat([part.unexplained for part in parts]),
+            torch.cat([part.cosine for part in parts]),
+            parts[0].route,
         )

@@ -1,80 +1,344 @@
 """Pursuit fused per row in a compiled CPU kernel: the update of the correlations finds the next maximum.
 
-One pass over the row of correlations a step, rows in parallel, no allocation inside the loop over
-steps. The machine code is cached on disk at the first call.
+A row's correlations stay in cache for all of its steps; a step reads one row of the Gram matrix, which
+is stored in 16 bits because that reading is what a step costs. What this rounds away is bounded, and
+so is the error of first correlations that were computed from bfloat16. Every atom that could be the
+best within those bounds is looked at again in float32 before one is chosen, so the choice is that of
+float32 (docs/performance.md).
 """
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
+from itda.pursuit.codes import BlockCodes, Coding
+from itda.pursuit.gram import ROUNDING, SCALE, WholeGram
+from itda.pursuit.halves import HIGH_PARTS
+from itda.pursuit.numba_loops import (
+    FAST,
+    MAGNITUDE,
+    SIGNED,
+    STRIP,
+    Bytes,
+    Doubles,
+    Floats,
+    Halves,
+    Integers,
+    ask_for,
+    dot,
+    float_of,
+    start,
+    subtract,
+    subtract_scaled,
+)
+from itda.pursuit.numba_search import HALF, NEGLIGIBLE, best_of, break_ties, leave, verify_first
+from itda.pursuit.numba_solvers import (
+    DEPENDENT,
+    extend_factor,
+    gradient_step,
+    least_squares,
+    nonnegative_least_squares,
+    solve,
+    take_in,
+)
+from itda.pursuit.prepared import Prepared
 
+_LOG = logging.getLogger("itda")
 
+_METHODS = {"mp": 0, "omp": 1, "gp": 2}
+_MATCHING, _ORTHOGONAL, _GRADIENT = _METHODS.values()
 # Updated correlations in a call, under which waking the other threads costs more than they save: a
 # builder asks for 8 rows at a time, and two such processes on two cores took 30 times as long.
 _WORTH_THREADS = 2**20
-_FAST = {"reassoc", "contract", "arcp", "nsz"}  # but not "nnan": a comparison with NaN must stay false
+_NEAR = 64 * 2**20  # bytes of a Gram matrix that the processor's own prefetching keeps up with, from a shared cache
+_CHUNK = 4  # rows that share one set of buffers
+_ROUNDING, _SCALE, _HIGH_PARTS = np.float32(ROUNDING), np.float32(SCALE), np.float32(HIGH_PARTS)
 
 
-def _matching_pursuit(
-    correlations: Floats, gram: Floats, floor: Floats, chosen: Integers, coefficients: Floats
+@numba.njit
+def _fit(
+    method: int,
+    nonnegative: bool,
+    place: int,
+    fresh: bool,
+    used: int,
+    products: Doubles,
+    target: Doubles,
+    factor: Doubles,
+    solution: Doubles,
+) -> bool:
+    """New coefficients of all atoms once that at `place` is chosen; False if it adds nothing that can be told."""
+    if method == _GRADIENT:
+        gradient_step(products, target, used, nonnegative, solution)
+    elif nonnegative:
+        nonnegative_least_squares(products, target, used, solution)
+    else:
+        if not fresh or extend_factor(factor, products, place, 0.0) <= DEPENDENT:
+            return False
+        solve(factor, target, used, solution)
+    return True
+
+
+@numba.njit(fastmath=FAST)
+def _pursue(
+    start_row: int,
+    end_row: int,
+    rows: Floats,
+    first: Halves,
+    slack: Floats,
+    spread: Floats,
+    atoms: Floats,
+    gram: Halves,
+    method: int,
+    nonnegative: bool,
+    refit: bool,
+    stop_at: float,
+    chosen: Integers,
+    coefficients: Floats,
+    unexplained: Floats,
+    cosine: Floats,
+    hard: Bytes,
 ) -> None:
-    """Plain signed matching pursuit of all rows; overwrites `correlations` (n, A).
+    """Codes of some unit rows (n, D) from their first correlations (n, A), float32 or bfloat16 bits.
 
-    Fills `chosen` (n, K) with atoms, each once and in order of first choice, -1 where unused, and
-    `coefficients` (n, K).
+    With `slack` (n) above zero these are rounded, see HalfProducts. A row is `hard`, and its code not to
+    be used, if too many of its atoms would have to be looked at again.
     """
-    rows, size = correlations.shape
-    steps = chosen.shape[1]
-    for row in numba.prange(rows):
-        correlation = correlations[row]
-        places = chosen[row]
-        sums = coefficients[row]
-        used = 0
-        best = 0
-        largest = np.float32(-1.0)
-        for atom in range(size):
-            value = abs(correlation[atom])
-            if value > largest:
-                largest = value
-                best = atom
+    size, steps = first.shape[1], chosen.shape[1]
+    strips = (size + STRIP - 1) // STRIP
+    mask = SIGNED if nonnegative else MAGNITUDE
+    fitted = refit or method != _MATCHING
+    far = 2 * gram.shape[0] * gram.shape[1] > _NEAR
+    widest = np.float32(0)
+    for atom in range(spread.shape[0]):
+        widest = max(widest, spread[atom])
+    correlations = np.empty(size, np.float32)
+    verified = np.empty(size, np.uint8)
+    tops = np.empty(strips, np.int32)
+    pending, looks = np.empty(STRIP, np.int32), np.empty(1, np.int64)
+    residual = np.empty(rows.shape[1], np.float32)
+    products = np.empty((steps, steps)) if fitted else np.empty((1, 1))
+    factor = np.empty((steps, steps)) if fitted else np.empty((1, 1))
+    target = np.empty(steps)
+    solution, before = np.empty(steps), np.empty(steps)
+    for index in range(start_row, end_row):
+        row, places = rows[index], chosen[index]
+        own_slack, highest = slack[index], np.float32(0)
+        for strip in range(strips):
+            part = slice(strip * STRIP, min((strip + 1) * STRIP, size))
+            tops[strip] = start(correlations[part], first[index, part], mask)
+        if own_slack > 0:
+            verified[:] = 0
+            largest = np.int32(0)
+            for strip in range(strips):
+                largest = max(largest, tops[strip])
+            widest_first = np.float32(1) if nonnegative else float_of(largest)  # a large negative one counts
+            highest = own_slack * widest + widest_first * HALF + _HIGH_PARTS
+        looks[0] = 64 + size // 8
+        solution[:] = 0.0
+        residual[:] = row
+        used, drift = 0, np.float32(0)
         for step in range(steps):
-            if not largest > floor[row]:
+            if method != _MATCHING and drift > 0:
+                leave(residual, row, atoms, places, solution, used)
+            if stop_at > 0 and used and dot(residual, residual) <= stop_at:
                 break
-            value = correlation[best]
+            if own_slack > 0:
+                atom = verify_first(
+                    correlations,
+                    tops,
+                    verified,
+                    row,
+                    first[index],
+                    atoms,
+                    spread,
+                    own_slack,
+                    2 * drift + _HIGH_PARTS,
+                    highest + 2 * drift,
+                    mask,
+                    pending,
+                    looks,
+                    gram,
+                )
+            else:
+                atom = best_of(correlations, tops, mask)
+                if atom >= 0:
+                    ask_for(gram[atom], atoms[atom])
+            if atom < 0 or looks[0] < 0:
+                break
+            if drift > 0:
+                atom = break_ties(atom, correlations, tops, residual, atoms, drift, mask, looks)
+                if atom < 0:
+                    break
+            if looks[0] < 0:
+                break
+            value = dot(residual, atoms[atom])
+            if not (value if nonnegative else abs(value)) > NEGLIGIBLE:
+                break
             place = 0
-            while place < used and places[place] != best:
+            while place < used and places[place] != atom:
                 place += 1
-            if place == used:
-                places[used] = best
-                sums[used] = np.float32(0.0)
-                used += 1
-            sums[place] += value
-            if step + 1 == steps:
+            fresh = place == used
+            if fresh:
+                places[place] = atom
+                if fitted:
+                    take_in(products, target, place, places, atoms, row)
+            used = max(used, place + 1)
+            if method == _MATCHING:
+                solution[place] += value
+                subtract_scaled(residual, atoms[atom], value)
+                if step + 1 < steps:
+                    drift += abs(value) * _ROUNDING
+                    subtract(correlations, gram[atom], value * _SCALE, mask, tops, far)
+                continue
+            before[:used] = solution[:used]
+            if not _fit(method, nonnegative, place, fresh, used, products, target, factor, solution):
+                used -= fresh
                 break
-            # Two passes over a row that stays in cache: the update vectorises, and so does the search
-            # for the largest value; a fused loop that also tracks the index does neither.
-            gram_row = gram[best]
-            largest = np.float32(-1.0)
-            for atom in range(size):
-                correlation[atom] -= value * gram_row[atom]
-            for atom in range(size):
-                largest = max(largest, abs(correlation[atom]))
-            best = 0
-            while abs(correlation[best]) != largest and best < size - 1:
-                best += 1
-        for place in range(used, steps):
-            places[place] = -1
-            sums[place] = np.float32(0.0)
+            if step + 1 < steps:
+                for other in range(used):
+                    change = np.float32(solution[other] - before[other])
+                    if change != 0:
+                        drift += abs(change) * _ROUNDING
+                        subtract(correlations, gram[places[other]], change * _SCALE, mask, tops, far)
+        if refit and method != _ORTHOGONAL:
+            if nonnegative:
+                nonnegative_least_squares(products, target, used, solution)
+            else:
+                least_squares(products, target, used, factor, solution)
+        if nonnegative:
+            kept = 0
+            for place in range(used):
+                if solution[place] > 0:
+                    places[kept], solution[kept] = places[place], solution[place]
+                    kept += 1
+            used = kept
+        if fitted:
+            leave(residual, row, atoms, places, solution, used)
+        energy, along, length = np.float32(0), np.float32(0), np.float32(0)
+        for axis in range(row.shape[0]):
+            rebuilt = row[axis] - residual[axis]
+            energy += residual[axis] * residual[axis]
+            along += row[axis] * rebuilt
+            length += rebuilt * rebuilt
+        unexplained[index] = energy
+        cosine[index] = along / np.sqrt(length) if length > 0 else np.float32(0)
+        hard[index] = looks[0] < 0
+        for place in range(steps):
+            if place < used:
+                coefficients[index, place] = np.float32(solution[place])
+            else:
+                places[place] = -1
+                coefficients[index, place] = np.float32(0)
 
 
-_parallel = numba.njit(parallel=True, fastmath=_FAST, cache=True)(_matching_pursuit)
-_serial = numba.njit(fastmath=_FAST, cache=True)(_matching_pursuit)
+def _hash_of_sources() -> int:
+    """Of the files that the kernel is compiled from."""
+    hasher = hashlib.blake2b(digest_size=7)
+    for module in ("cpu", "loops", "search", "solvers"):
+        hasher.update((Path(__file__).parent / f"numba_{module}.py").read_bytes())
+    return int.from_bytes(hasher.digest(), "big")
 
 
-def matching_pursuit(correlations: Floats, gram: Floats, floor: Floats, chosen: Integers, coefficients: Floats) -> None:
-    """Plain signed matching pursuit; fills `chosen` and `coefficients` (n, K) and overwrites `correlations` (n, A)."""
-    few = correlations.size * chosen.shape[1] < _WORTH_THREADS
-    (_serial if few else _parallel)(correlations, gram, floor, chosen, coefficients)
+def _compiled(sources: int) -> Any:
+    """The loop over rows. What is closed over is part of the key under which numba keeps machine code on
+    disk; without `sources`, a change in another file of this package would go unnoticed."""
+
+    @numba.njit(parallel=True, fastmath=FAST, cache=True)  # type: ignore[untyped-decorator]
+    def kernel(
+        rows: Floats,
+        first: Halves,
+        slack: Floats,
+        spread: Floats,
+        atoms: Floats,
+        gram: Halves,
+        method: int,
+        nonnegative: bool,
+        refit: bool,
+        stop_at: float,
+        chosen: Integers,
+        coefficients: Floats,
+        unexplained: Floats,
+        cosine: Floats,
+        hard: Bytes,
+    ) -> None:
+        count = len(rows) if sources else 0
+        for chunk in numba.prange((count + _CHUNK - 1) // _CHUNK):
+            _pursue(
+                chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK), rows, first, slack, spread, atoms, gram, method,
+                nonnegative, refit, stop_at, chosen, coefficients, unexplained, cosine, hard,
+            )  # fmt: skip
+
+    return kernel
+
+
+_kernel = _compiled(_hash_of_sources())
+
+
+def pursue_block(
+    rows: Tensor, first: Tensor, slack: Tensor, spread: Tensor, prepared: Prepared, coding: Coding
+) -> tuple[BlockCodes, Tensor]:
+    """Codes of unit rows (n, D), and which of them could not be told with what is rounded here, bool (n,).
+
+    Args:
+        rows: float32 (n, D), of norm 1 or zero.
+        first: their correlations with all atoms, float32 or bfloat16 (n, A).
+        slack, spread: what bounds their error, see `HalfProducts.correlations`; zeros for float32.
+    """
+    assert isinstance(prepared.gram, WholeGram)
+    codes = BlockCodes(
+        torch.empty((len(rows), coding.steps), dtype=torch.int32),
+        torch.empty((len(rows), coding.steps)),
+        torch.empty(len(rows)),
+        torch.empty(len(rows)),
+    )
+    hard = torch.zeros(len(rows), dtype=torch.uint8)
+    few = first.numel() * coding.steps < _WORTH_THREADS
+    threads = 1 if few else min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    with _reported(), _on(threads):
+        _kernel(
+            rows.numpy(),
+            (first.view(torch.int16) if first.dtype == torch.bfloat16 else first).numpy(),
+            slack.numpy(),
+            spread.numpy(),
+            prepared.atoms.numpy(),
+            prepared.gram.buffer.numpy(),
+            _METHODS[coding.method],
+            coding.nonnegative,
+            coding.refit,
+            coding.stop_at or 0.0,
+            *(part.numpy() for part in codes),
+            hard.numpy(),
+        )
+    return codes, hard.bool()
+
+
+@contextmanager
+def _on(threads: int) -> Iterator[None]:
+    """Run on so many threads."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Log how long it took if this call compiled the kernel, which happens once a machine and kind of input."""
+    compiled = sum(_kernel.stats.cache_misses.values())
+    started = time.perf_counter()
+    yield
+    if sum(_kernel.stats.cache_misses.values()) > compiled:
+        seconds = time.perf_counter() - started
+        _LOG.info("Compiled the pursuit kernel in %.0f s; it is kept on disk for the next time.", seconds)

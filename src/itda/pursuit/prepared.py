@@ -1,76 +1,137 @@
-"""Atoms and their Gram matrix, made once and used by every pursuit; both can grow."""
+"""Atoms with all that every pursuit on them needs, made once; they can grow."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from itda.errors import BackendError
+from itda.pursuit import memory as memory_plan
+from itda.pursuit.buffers import GrowingMatrix, empty
+from itda.pursuit.gram import GramRows, WholeGram
+from itda.pursuit.halves import HalfProducts
+
+# Under these sizes products in bfloat16 save less than looking again at the atoms they leave open costs
+_WIDE, _MANY = 512, 1024
+_SMALLEST_BUFFER = 256  # atoms
 
 
 class Prepared:
-    """Unit atoms (A, D) with their Gram matrix (A, A), in buffers that double when they are full.
+    """Unit atoms (A, D), and their inner products as far as the memory goes.
 
-    Adding m atoms costs one product of m x A x D; the Gram matrix is copied only when it doubles.
+    Adding m atoms costs one product of m x A x D; the matrix is copied only when its buffer doubles.
     """
 
-    def __init__(self, atoms: Tensor, *, capacity: int = 0) -> None:
+    def __init__(
+        self, atoms: Tensor, *, capacity: int = 0, memory: Any = None, half_products: bool = True
+    ) -> None:
+        """Compute what fits.
+
+        Args:
+            atoms: float32 (A, D), every row of norm 1.
+            capacity: how many atoms there will be, if that is known.
+            memory: bytes for the inner products, or text such as "2GiB"; None takes half of what is free.
+            half_products: allow first correlations from bfloat16 products; the codes are as good, but their
+                last bits then depend on which atoms there were when it was first used.
+        Raises: OptionError for a budget that cannot be read.
+        """
         size, width = atoms.shape
-        capacity = max(capacity, size)
-        self._atoms = atoms.new_empty((capacity, width))
-        self._gram = _square(atoms, capacity)
-        self._size = 0
+        self.budget = memory_plan.parse(memory, atoms.device)
+        self._atoms = GrowingMatrix(width, atoms.dtype, device=atoms.device, capacity=max(capacity, size))
+        self._width, self._device = width, atoms.device
+        self._gram: WholeGram | GramRows | None = None
+        self._capacity = 0
+        self._half_products = half_products and width >= _WIDE and atoms.device.type == "cpu" and _has_matrix_units()
+        self._halves: HalfProducts | None = None
+        self._scratch: list[Tensor] = []
         self.splits: list[int] = []
-        """How many atoms each `append` added: the last bits of the Gram matrix depend on it."""
+        """How many atoms each `append` added: the last bits of the inner products depend on it."""
+        self._reserve(max(capacity, size))
         if size:
             self.append(atoms)
 
     def __len__(self) -> int:
-        return self._size
+        return len(self.atoms)
 
     @property
     def atoms(self) -> Tensor:
         """float32 (A, D), a view."""
-        return self._atoms[: self._size]
+        return self._atoms.filled
 
     @property
-    def gram(self) -> Tensor:
-        """float32 (A, A), a view of the buffer: its rows are as long as the capacity."""
-        return self._gram[: self._size, : self._size]
+    def gram(self) -> WholeGram | GramRows | None:
+        """The inner products, whole or some rows; None where there is no memory for them."""
+        return self._gram
+
+    @property
+    def kind(self) -> str:
+        """What is kept: `float32` or `int16` for the whole matrix, `rows` of the atoms in use, or `none`."""
+        return self._kind
 
     @property
     def width(self) -> int:
         """D."""
-        return self._atoms.shape[1]
+        return self._width
 
     @property
     def device(self) -> torch.device:
         """Where the atoms are."""
-        return self._atoms.device
+        return self._device
+
+    def halves(self) -> HalfProducts | None:
+        """The atoms for products in bfloat16, where this processor is much faster at those."""
+        if not self._half_products or len(self) < _MANY:
+            return None
+        if self._halves is None:
+            self._halves = HalfProducts(self.atoms)
+        elif len(self._halves.spread) < len(self):
+            self._halves.append(self.atoms[len(self._halves.spread) :])
+        return self._halves
 
     def append(self, atoms: Tensor) -> None:
         """Add unit atoms (m, D) behind those that are there."""
-        start, end = self._size, self._size + len(atoms)
-        if end > len(self._atoms):
-            self._grow(max(end, 2 * len(self._atoms)))
-        self._atoms[start:end] = atoms
-        products = atoms @ self._atoms[:end].T
-        self._gram[start:end, :end] = products
-        self._gram[:start, start:end] = products[:, :start].T
+        size = len(self) + len(atoms)
+        if size > self._capacity:
+            self._reserve(max(size, 2 * self._capacity, _SMALLEST_BUFFER))
+        self._atoms.append(atoms)
+        if self._gram is not None:
+            self._gram.append(self.atoms, atoms)
         self.splits.append(len(atoms))
-        self._size = end
 
-    def _grow(self, capacity: int) -> None:
-        atoms, gram = self.atoms, self.gram
-        self._atoms = atoms.new_empty((capacity, self.width))
-        self._atoms[: self._size] = atoms
-        self._gram = _square(gram, capacity)
-        self._gram[: self._size, : self._size] = gram
+    def scratch(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """A buffer for first correlations, used again by later calls: the pages of a new one cost as much as filling it.
+
+        Give it back with `release`; whoever asks meanwhile gets another one.
+        """
+        wanted = rows * columns * dtype.itemsize
+        buffer = self._scratch.pop() if self._scratch else torch.empty(0, dtype=torch.uint8)
+        if len(buffer) < wanted:
+            buffer = empty(wanted, dtype=torch.uint8, device=self._device)
+        return buffer[:wanted].view(dtype).view(rows, columns)
+
+    def release(self, buffer: Tensor) -> None:
+        """Take a buffer back."""
+        whole = torch.empty(0, dtype=torch.uint8, device=buffer.device).set_(buffer.untyped_storage())
+        self._scratch = [whole]
+
+    def _reserve(self, capacity: int) -> None:
+        """Make room for inner products of `capacity` atoms, or for what of them fits."""
+        kind, held = memory_plan.kind_of_gram(capacity, self.budget, self._device)
+        if isinstance(self._gram, WholeGram) and kind == self._kind:
+            self._gram = self._gram.grown(capacity)
+        else:
+            self._gram = self._fresh(kind, held, capacity)
+        self._kind, self._capacity = kind, capacity
+
+    def _fresh(self, kind: memory_plan.Kind, held: int, capacity: int) -> WholeGram | GramRows | None:
+        if kind == "none":
+            return None
+        if kind == "rows":
+            return GramRows(held, capacity, self.atoms)
+        gram = WholeGram(capacity, torch.float32 if kind == "float32" else torch.int16, self._device)
+        gram.append(self.atoms, self.atoms)
+        return gram
 
 
-def _square(like: Tensor, size: int) -> Tensor:
-    try:
-        return like.new_empty((size, size))
-    except RuntimeError as error:  # torch has no error of its own for this on the CPU
-        needed = size * size * like.element_size() / 2**30
-        raise BackendError(
-            f"The Gram matrix of {size:,} atoms needs {needed:,.0f} GiB, which are not there. Ask for fewer atoms."
-        ) from error
+def _has_matrix_units() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))

@@ -1,90 +1,132 @@
 """Pursuit on blocks of rows with array operations: portable, for any device torch has.
 
-The correlations of all rows with all atoms are computed once; every step updates them with one row
-of the Gram matrix instead of computing them again.
+Plain pursuit with a Gram matrix computes the correlations of all rows with all atoms once, and updates
+them with one row of the matrix a step. Everything else computes them from the residual at every step,
+which needs no Gram matrix.
 """
 
 import torch
 from torch import Tensor
 
-from itda.pursuit.codes import Coding
+from itda.pursuit import torch_solvers
+from itda.pursuit.codes import BlockCodes, Coding
 from itda.pursuit.prepared import Prepared
 
-# float32 correlations carry errors of this order relative to the row; below it a choice is noise
+# float32 correlations of unit rows carry errors of this order; below it a choice is noise
 NEGLIGIBLE = 1e-6
-# Squared distance of an atom from the span of those already chosen, under which it is one of them
-_DEPENDENT = 1e-6
+_LOOKED_AT_AGAIN = 4  # best atoms that are compared in float32 where the Gram matrix is rounded
+_REFIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
 
 
-def pursue_block(rows: Tensor, prepared: Prepared, coding: Coding) -> tuple[Tensor, Tensor]:
-    """Atoms int64 (n, K) and coefficients float32 (n, K) of one block of rows; unused places are -1 and 0."""
-    correlations = rows @ prepared.atoms.T
-    floor = negligible(rows)
-    search = matching_pursuit if coding.method == "mp" else orthogonal_matching_pursuit
-    return search(correlations, prepared.gram, floor, coding.steps)
+def pursue_block(rows: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
+    """Codes of unit rows (n, D); `first` is None or their float32 correlations (n, A), which are overwritten."""
+    if coding.method == "mp" and prepared.gram is not None:
+        chosen, values = _by_gram(rows, rows @ prepared.atoms.T if first is None else first, prepared, coding)
+    else:
+        chosen, values = _by_products(rows, prepared.atoms, coding)
+    return finish(rows, prepared.atoms, chosen, values, coding)
 
 
-def negligible(rows: Tensor) -> Tensor:
-    """The correlation of each row (n,) that is nothing but rounding; scaled, since squares of 1e20 overflow."""
-    scale = rows.abs().amax(1).clamp_min(torch.finfo(rows.dtype).tiny)
-    norms: Tensor = scale * torch.linalg.vector_norm(rows / scale[:, None], dim=1)
-    return NEGLIGIBLE * norms
+def pursue_by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> BlockCodes:
+    """Codes of unit rows (n, D) without a Gram matrix, by the plain method."""
+    return finish(rows, atoms, *_by_products(rows, atoms, coding), coding)
 
 
-def matching_pursuit(correlations: Tensor, gram: Tensor, floor: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Plain signed matching pursuit; overwrites `correlations` (n, A)."""
-    chosen = torch.full((len(correlations), steps), -1, dtype=torch.int64, device=correlations.device)
-    coefficients = correlations.new_zeros((len(correlations), steps))
-    for step in range(steps):
-        best = correlations.abs().argmax(1, keepdim=True)
-        value = correlations.gather(1, best)
-        live = value.abs() > floor[:, None]
+def finish(rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, coding: Coding) -> BlockCodes:
+    """Codes of unit rows (n, D) with their errors, from what each chose (n, K), each atom once."""
+    if coding.refit and coding.method != "omp":
+        values = refit(rows, atoms, chosen, values, nonnegative=coding.nonnegative)
+    if coding.nonnegative:
+        chosen, values = _compact(torch.where(values > 0, chosen, -1), values)
+    rebuilt = rebuild(chosen, values, atoms)
+    # The residual is subtracted, not inferred from 1 - sum v^2: in float32 that is noise once little is left
+    unexplained = (rows - rebuilt).square().sum(1)
+    cosine = (rows * rebuilt).sum(1) / rebuilt.norm(dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
+    return BlockCodes(chosen.int(), values, unexplained, cosine)
+
+
+def _by_gram(rows: Tensor, correlations: Tensor, prepared: Prepared, coding: Coding) -> tuple[Tensor, Tensor]:
+    """Plain pursuit; overwrites `correlations` (n, A)."""
+    gram = prepared.gram
+    assert gram is not None
+    chosen = torch.full((len(rows), coding.steps), -1, dtype=torch.int64, device=rows.device)
+    values = correlations.new_zeros((len(rows), coding.steps))
+    residual = rows.clone() if gram.rounding or coding.stop_at is not None else None
+    live = torch.ones((len(rows), 1), dtype=torch.bool, device=rows.device)
+    for step in range(coding.steps):
+        best, value = _best(correlations, coding, residual, prepared.atoms if gram.rounding else None)
+        live &= (value if coding.nonnegative else value.abs()) > NEGLIGIBLE
+        if residual is not None and coding.stop_at is not None:
+            live &= residual.square().sum(1, keepdim=True) > coding.stop_at
         if not bool(live.any()):
             break
         value = torch.where(live, value, 0.0)
         chosen[:, step : step + 1] = torch.where(live, best, -1)
-        coefficients[:, step : step + 1] = value
-        correlations.sub_(gram[best[:, 0]].mul_(value))
-    return merge_repeats(chosen, coefficients)
+        values[:, step : step + 1] = value
+        if residual is not None:
+            residual -= value * prepared.atoms[best[:, 0]]
+        if step + 1 < coding.steps:
+            correlations -= gram.rows(best[:, 0]) * value
+    return merge_repeats(chosen, values)
 
 
-def orthogonal_matching_pursuit(correlations: Tensor, gram: Tensor, floor: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Orthogonal matching pursuit by a progressive Cholesky factorisation of the chosen atoms' Gram matrix.
+def _best(
+    correlations: Tensor, coding: Coding, residual: Tensor | None, atoms: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The best atom (n, 1) and its correlation; with `atoms`, the best of several by the residual itself."""
+    sizes = correlations if coding.nonnegative else correlations.abs()
+    if atoms is None:
+        best = sizes.argmax(1, keepdim=True)
+        return best, correlations.gather(1, best)
+    assert residual is not None
+    several = sizes.topk(min(_LOOKED_AT_AGAIN, sizes.shape[1]), dim=1).indices
+    exact = (atoms[several] @ residual[:, :, None])[:, :, 0]
+    winner = (exact if coding.nonnegative else exact.abs()).argmax(1, keepdim=True)
+    return several.gather(1, winner), exact.gather(1, winner)
 
-    Source: Rubinstein, Zibulevsky & Elad 2008.
-    """
-    rows, size = correlations.shape
-    steps_possible = min(steps, size)
-    initial = correlations
-    residual = correlations.clone()
-    chosen = torch.full((rows, steps), -1, dtype=torch.int64, device=initial.device)
-    coefficients = initial.new_zeros((rows, steps))
-    factor = torch.eye(steps_possible, device=initial.device).repeat(rows, 1, 1)
-    live = torch.ones(rows, dtype=torch.bool, device=initial.device)
-    for step in range(steps_possible):
-        best = residual.abs().argmax(1, keepdim=True)
-        live &= (residual.gather(1, best).abs() > floor[:, None])[:, 0]
+
+def _by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> tuple[Tensor, Tensor]:
+    """Any method, with the correlations of the residual computed anew at every step."""
+    count, steps = len(rows), min(coding.steps, len(atoms)) if coding.method == "omp" else coding.steps
+    chosen = torch.full((count, coding.steps), -1, dtype=torch.int64, device=rows.device)
+    values = torch.zeros(chosen.shape, dtype=torch.float64, device=rows.device)
+    used = torch.zeros((count, 1), dtype=torch.int64, device=rows.device)
+    live = torch.ones((count, 1), dtype=torch.bool, device=rows.device)
+    residual = rows
+    for _ in range(steps):
+        correlations = residual @ atoms.T
+        if coding.method == "omp":  # never chosen again
+            taken = torch.where(chosen >= 0, chosen, chosen[:, :1].clamp_min(0))
+            correlations.scatter_(1, taken, torch.where(used > 0, 0.0, correlations.gather(1, taken)))
+        best, value = _best(correlations, coding, None, None)
+        live &= (value if coding.nonnegative else value.abs()) > NEGLIGIBLE
+        if coding.stop_at is not None:
+            live &= residual.square().sum(1, keepdim=True) > coding.stop_at
         if not bool(live.any()):
             break
-        support = chosen[:, :step].clamp_min(0)
-        used = (chosen[:, :step] >= 0).float()
-        cross = gram[best, support] * used
-        row = torch.linalg.solve_triangular(factor[:, :step, :step], cross[:, :, None], upper=False)[:, :, 0]
-        remainder = 1 - row.square().sum(1)
-        live &= remainder > _DEPENDENT
-        chosen[:, step] = torch.where(live, best[:, 0], -1)
-        factor[:, step, :step] = torch.where(live[:, None], row, 0.0)
-        factor[:, step, step] = torch.where(live, remainder.clamp_min(_DEPENDENT).sqrt(), 1.0)
-        support = chosen[:, : step + 1].clamp_min(0)
-        used = (chosen[:, : step + 1] >= 0).float()
-        target = (initial.gather(1, support) * used)[:, :, None]
-        solution = torch.cholesky_solve(target, factor[:, : step + 1, : step + 1])[:, :, 0] * used
-        coefficients[:, : step + 1] = solution
-        residual.copy_(initial)
-        for place in range(step + 1):
-            residual.sub_(gram[support[:, place]].mul_(solution[:, place, None]))
-        residual.scatter_(1, support, residual.gather(1, support) * (1 - used))  # never chosen again
-    return chosen, coefficients
+        same = chosen == best
+        place = torch.where(same.any(1, keepdim=True), same.byte().argmax(1, keepdim=True), used)
+        at = place.clamp_max(coding.steps - 1)
+        chosen.scatter_(1, at, torch.where(live, best, chosen.gather(1, at)))
+        used += live & (place == used)
+        values = torch.where(live, _new_values(rows, atoms, chosen, values, at, value, coding), values)
+        residual = rows - rebuild(chosen, values.float(), atoms)
+    return chosen, values.float()
+
+
+def _new_values(
+    rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, place: Tensor, value: Tensor, coding: Coding
+) -> Tensor:
+    """Coefficients once the atom at `place` is chosen."""
+    if coding.method == "mp":
+        return values.scatter_add(1, place, value.double())
+    used = chosen >= 0
+    products, target = torch_solvers.inner_products(rows, atoms, chosen)
+    if coding.method == "gp":
+        return torch_solvers.gradient_step(products, target, used, values, coding.nonnegative)
+    if coding.nonnegative:
+        return torch_solvers.nonnegative_least_squares(products, target, used, values)
+    return torch_solvers.least_squares(products, target, used)
 
 
 def merge_repeats(chosen: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,25 +135,30 @@ def merge_repeats(chosen: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]
     first = same.float().argmax(2)  # where this atom was chosen first
     summed = torch.zeros_like(coefficients).scatter_add_(1, first, coefficients)
     places = torch.arange(chosen.shape[1], device=chosen.device)
-    keep = (chosen >= 0) & (first == places)
-    order = torch.argsort((~keep).byte(), dim=1, stable=True)
-    kept = keep.gather(1, order)
-    atoms = torch.where(kept, chosen.gather(1, order), -1)
-    return atoms, torch.where(kept, summed.gather(1, order), 0.0)
+    return _compact(torch.where(first == places, chosen, -1), summed)
 
 
-def refit(rows: Tensor, atoms: Tensor, chosen: Tensor) -> Tensor:
-    """Least-squares coefficients (n, K) of rows (n, D) on their chosen atoms (n, K), -1 where unused.
+def _compact(chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Used places first, in their order."""
+    order = torch.argsort((chosen < 0).byte(), dim=1, stable=True)
+    atoms = chosen.gather(1, order)
+    return atoms, torch.where(atoms >= 0, values.gather(1, order), 0.0)
 
-    Solved in float64 with a ridge of 1e-9 on unit atoms: without it two copies of one atom in a code
-    have no single answer; with it they share the coefficient.
-    """
-    used = chosen >= 0
-    basis = atoms[chosen.clamp_min(0)].double() * used[:, :, None]  # (n, K, D)
-    gram = basis @ basis.transpose(1, 2)
-    gram.diagonal(dim1=1, dim2=2).add_(1e-9 + (~used).double())
-    target = basis @ rows.double()[:, :, None]
-    return torch.cholesky_solve(target, torch.linalg.cholesky(gram))[:, :, 0].float() * used
+
+def refit(rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, *, nonnegative: bool = False) -> Tensor:
+    """Least-squares coefficients float32 (n, K) of rows (n, D) on their chosen atoms (n, K), -1 where unused."""
+    block = max(1, _REFIT_BYTES // (8 * chosen.shape[1] * atoms.shape[1]))
+    fitted = torch.empty_like(values)
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        used = chosen[part] >= 0
+        products, target = torch_solvers.inner_products(rows[part], atoms, chosen[part])
+        if nonnegative:
+            solution = torch_solvers.nonnegative_least_squares(products, target, used, values[part].double())
+        else:
+            solution = torch_solvers.least_squares(products, target, used)
+        fitted[part] = solution.float()
+    return fitted
 
 
 def rebuild(chosen: Tensor, coefficients: Tensor, atoms: Tensor) -> Tensor:

@@ -1,0 +1,133 @@
+"""A block of rows: made unit, multiplied with all atoms once, and handed to a backend."""
+
+import torch
+from torch import Tensor
+
+from itda.pursuit import backends, torch_batched
+from itda.pursuit.buffers import empty
+from itda.pursuit.codes import BlockCodes, Codes, Coding
+from itda.pursuit.prepared import Prepared
+
+_SAFE = 1e-15  # norms between this and its inverse have squares that float32 can hold
+BLOCK_BYTES = 96 * 2**20  # first correlations (n, A) of one block; larger blocks were not faster on two cores
+
+
+def rows_at_once(prepared: Prepared, steps: int) -> int:
+    """How many rows a block should have."""
+    held = getattr(prepared.gram, "held", None)  # Gram rows that are kept: no step may ask for more
+    fitting = max(1, BLOCK_BYTES // (4 * max(len(prepared), prepared.width, steps**2, steps * 8)))
+    return min(fitting, held) if held else fitting
+
+
+def pursue_rows(rows: Tensor, prepared: Prepared, coding: Coding, backend: str) -> Codes:
+    """Codes of one block of centred rows (n, D) with a backend that can run."""
+    unit, norms = unit_and_norms(rows)
+    if backend == "numba":
+        codes = _numba(unit, prepared, coding)
+    elif backend == "triton":
+        from itda.pursuit import triton_gpu  # half a second to import, and not everywhere
+
+        codes = triton_gpu.pursue_block(unit, prepared, coding)
+    else:
+        codes = torch_batched.pursue_block(unit, None, prepared, coding)
+    return to_codes(codes, norms, backends.route(backend, prepared, coding))
+
+
+def unit_and_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of norm 1, or zero, and their norms (n,)."""
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    scale = torch.ones_like(norms)
+    if not bool(((norms > _SAFE) & (norms < 1 / _SAFE)).all()):
+        # Squares overflow above norms of 1e19 and vanish below 1e-19
+        largest = torch.linalg.vector_norm(rows, ord=float("inf"), dim=1)
+        scale = torch.where(largest > 0, largest, 1.0)
+        rows = rows / scale[:, None]
+        norms = torch.linalg.vector_norm(rows, dim=1)
+    return rows / torch.where(norms > 0, norms, 1.0)[:, None], norms * scale
+
+
+def to_codes(block: BlockCodes, norms: Tensor, route: str) -> Codes:
+    """The codes of the rows themselves, from those of the unit rows."""
+    return Codes(block.atoms, block.coefficients * norms[:, None], block.unexplained, block.cosine, route)
+
+
+def _numba(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+    from itda.pursuit import numba_cpu  # half a second to import
+
+    halves = prepared.halves()
+    hard = torch.ones(len(unit), dtype=torch.bool)
+    codes = None
+    if halves is not None:
+        first = prepared.scratch(len(unit), len(prepared), torch.bfloat16)
+        slack = halves.correlations(unit, first)
+        codes, hard = numba_cpu.pursue_block(unit, first, slack, halves.spread, prepared, coding)
+        prepared.release(first)
+    if bool(hard.any()):
+        part = unit if codes is None else unit[hard]
+        first = prepared.scratch(len(part), len(prepared), torch.float32)
+        torch.mm(part, prepared.atoms.T, out=first)
+        exact = numba_float32(part, first, prepared, coding)
+        prepared.release(first)
+        codes = exact if codes is None else _merged(codes, exact, hard)
+    assert codes is not None
+    return codes
+
+
+def numba_float32(unit: Tensor, first: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+    """Codes from float32 first correlations (n, A); rows that are too close to call go to the plain method."""
+    from itda.pursuit import numba_cpu
+
+    none = torch.zeros(max(1, len(unit)))
+    codes, hard = numba_cpu.pursue_block(unit, first, none, none[:1], prepared, coding)
+    if bool(hard.any()):
+        codes = _merged(codes, torch_batched.pursue_by_products(unit[hard], prepared.atoms, coding), hard)
+    return codes
+
+
+def _merged(codes: BlockCodes, others: BlockCodes, where: Tensor) -> BlockCodes:
+    for part, other in zip(codes, others, strict=True):
+        part[where] = other
+    return codes
+
+
+class Block:
+    """Rows that are encoded again and again while the dictionary grows.
+
+    Their first correlations are computed once, and later only with the atoms that are new.
+    """
+
+    def __init__(self, rows: Tensor, prepared: Prepared) -> None:
+        """Take centred rows (n, D)."""
+        self.rows = rows
+        self._unit, self._norms = unit_and_norms(rows)
+        self._prepared = prepared
+        self._first = empty(len(rows), 0, device=rows.device)
+        self._known = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pursue(self, coding: Coding, which: Tensor, backend: str = "auto") -> Codes:
+        """Codes of the rows `which` (m,) with all atoms there are by now."""
+        prepared = self._prepared
+        chosen = backends.choose(backend, prepared, coding)
+        self._extend()
+        unit, first = self._unit[which], self._first[which, : self._known]
+        if chosen == "numba":
+            codes = numba_float32(unit, first.contiguous(), prepared, coding)
+        else:
+            codes = torch_batched.pursue_block(unit, first, prepared, coding)
+        return to_codes(codes, self._norms[which], backends.route(chosen, prepared, coding))
+
+    def _extend(self) -> None:
+        """Compute the correlations with the atoms that are new."""
+        size = len(self._prepared)
+        if size == self._known:
+            return
+        if size > self._first.shape[1]:
+            larger = empty(len(self.rows), max(size + 32, int(1.25 * size)), device=self.rows.device)
+            larger[:, : self._known] = self._first[:, : self._known]
+            self._first = larger
+        new = self._prepared.atoms[self._known :]
+        self._first[:, self._known : size] = self._unit @ new.T
+        self._known = size

@@ -1,0 +1,211 @@
+"""Which atom a step of the compiled kernel chooses: the best, although its correlations are rounded.
+
+`tops` are the bits of the largest correlation of every strip of atoms, `mask` says which bits count, and
+`looks` how many atoms may still be looked at again for this row.
+"""
+
+import numba
+import numpy as np
+
+from itda.pursuit.halves import BFLOAT16
+from itda.pursuit.numba_loops import (
+    FAST,
+    PART,
+    SIGNED,
+    STRIP,
+    Bytes,
+    Doubles,
+    Floats,
+    Halves,
+    Integers,
+    ask_for,
+    at_least,
+    bits_of,
+    count_from,
+    dot,
+    float_of,
+    larger_bits,
+    largest_of,
+    subtract_scaled,
+    widened,
+)
+
+NEGLIGIBLE = np.float32(1e-6)  # correlation of a unit row under which a choice is rounding
+HALF = np.float32(BFLOAT16 * 1.01)  # of the rounded number, what rounding took or gave at most
+
+
+@numba.njit(fastmath=FAST)
+def best_of(correlations: Floats, tops: Integers, mask: np.int32) -> int:
+    """The atom of the largest correlation, the first of equals; -1 if none is above zero."""
+    wanted = largest_top(tops)
+    if wanted <= 0:
+        return -1
+    strip = 0
+    while tops[strip] != wanted:
+        strip += 1
+    atom = strip * STRIP
+    while (bits_of(correlations[atom]) & mask) != wanted:
+        atom += 1
+    return atom
+
+
+@numba.njit(fastmath=FAST)
+def largest_top(tops: Integers) -> np.int32:
+    """The bits of the largest correlation of all."""
+    largest = np.int32(0)
+    for strip in range(tops.shape[0]):
+        largest = larger_bits(largest, tops[strip])
+    return largest
+
+
+@numba.njit(fastmath=FAST)
+def _strip(correlations: Floats, strip: int) -> Floats:
+    return correlations[strip * STRIP : (strip + 1) * STRIP]
+
+
+@numba.njit(fastmath=FAST)
+def count_bits(tops: Integers, lowest: np.int32) -> np.int32:
+    """How many strips hold a correlation of at least `lowest`."""
+    count = np.int32(0)
+    for strip in range(tops.shape[0]):
+        count += at_least(float_of(tops[strip]), lowest, SIGNED)
+    return count
+
+
+@numba.njit(fastmath=FAST)
+def _refresh(correlations: Floats, tops: Integers, strip: int, mask: np.int32) -> None:
+    tops[strip] = largest_of(_strip(correlations, strip), mask)
+
+
+@numba.njit(fastmath=FAST)
+def _correct(
+    pending: Integers, correlations: Floats, verified: Bytes, row: Floats, first: Halves, atoms: Floats, mask: np.int32
+) -> np.int32:
+    """Take the error of the first correlation off; the bits of the largest that results."""
+    largest = np.int32(0)
+    for atom in pending:
+        correlations[atom] += dot(row, atoms[atom]) - widened(first[atom])
+        verified[atom] = 1
+        largest = max(largest, bits_of(correlations[atom]) & mask)
+    return largest
+
+
+@numba.njit(fastmath=FAST)
+def verify_first(
+    correlations: Floats,
+    tops: Integers,
+    verified: Bytes,
+    row: Floats,
+    first: Halves,
+    atoms: Floats,
+    spread: Floats,
+    slack: np.float32,
+    rounding: np.float32,
+    highest: np.float32,
+    mask: np.int32,
+    pending: Integers,
+    looks: Integers,
+    gram: Halves,
+) -> int:
+    """Correct the first correlation of every atom that may be the best; returns the best.
+
+    The error of an atom that was not corrected is at most `rounding` + `slack` * spread + 2^-8 |first|, and
+    that of none is above `highest`. The error of the first correlation stays what it is in all later
+    steps, so an atom is corrected once.
+    """
+    atom = best_of(correlations, tops, mask)
+    best = np.int32(0)
+    if atom >= 0:
+        ask_for(gram[atom], atoms[atom])  # on its way while the atom itself is read; nearly always it is the one
+        if not verified[atom]:
+            pending[0] = atom
+            _correct(pending[:1], correlations, verified, row, first, atoms, mask)
+            _refresh(correlations, tops, atom // STRIP, mask)
+        best = max(best, bits_of(correlations[atom]) & mask)
+    lowest = bits_of(max(float_of(best) - highest, np.float32(0)))
+    changed = False
+    for strip in range(tops.shape[0]):
+        if tops[strip] < lowest:
+            continue
+        count = 0
+        last = min((strip + 1) * STRIP, correlations.shape[0])
+        for part in range(strip * STRIP, last, PART):
+            if not count_from(correlations[part : min(part + PART, last)], lowest, mask):
+                continue
+            for other in range(part, min(part + PART, last)):
+                if (bits_of(correlations[other]) & mask) < lowest or verified[other]:
+                    continue
+                error = rounding + slack * spread[other] + HALF * abs(widened(first[other]))
+                if float_of(bits_of(correlations[other]) & mask) + error >= float_of(best):
+                    pending[count] = other
+                    count += 1
+        if count:
+            looks[0] -= count
+            if looks[0] < 0:
+                return -1
+            best = max(best, _correct(pending[:count], correlations, verified, row, first, atoms, mask))
+            lowest = bits_of(max(float_of(best) - highest, np.float32(0)))
+            _refresh(correlations, tops, strip, mask)
+            changed = True
+    if not changed and atom >= 0 and largest_top(tops) == bits_of(correlations[atom]) & mask:
+        return atom
+    return best_of(correlations, tops, mask)
+
+
+@numba.njit(fastmath=FAST)
+def break_ties(
+    atom: int,
+    correlations: Floats,
+    tops: Integers,
+    residual: Floats,
+    atoms: Floats,
+    drift: np.float32,
+    mask: np.int32,
+    looks: Integers,
+) -> int:
+    """The best of the atoms that are within the Gram matrix's rounding of `atom`, by the residual itself.
+
+    -1 if nothing but rounding is left of the row.
+    """
+    best = bits_of(correlations[atom]) & mask
+    lowest = bits_of(max(float_of(best) - 2 * drift, np.float32(0)))
+    own = atom // STRIP
+    if count_bits(tops, lowest) == 1 and count_from(_strip(correlations, own), lowest, mask) == 1:
+        return atom
+    exact = False
+    for strip in range(tops.shape[0]):
+        if tops[strip] < lowest:
+            continue
+        changed = False
+        last = min((strip + 1) * STRIP, correlations.shape[0])
+        for other in range(strip * STRIP, last):
+            if (bits_of(correlations[other]) & mask) < lowest or other == atom:
+                continue
+            if not exact:
+                exact = True
+                if dot(residual, residual) <= NEGLIGIBLE * NEGLIGIBLE:
+                    return -1
+                correlations[atom] = dot(residual, atoms[atom])
+                best = bits_of(correlations[atom]) & mask
+                _refresh(correlations, tops, atom // STRIP, mask)
+            looks[0] -= 1
+            if looks[0] < 0:
+                return -1
+            correlations[other] = dot(residual, atoms[other])
+            changed = True
+            size = bits_of(correlations[other]) & mask
+            if size > best or (size == best and other < atom):
+                best, atom = size, other
+        if changed:
+            _refresh(correlations, tops, strip, mask)
+    return atom
+
+
+@numba.njit(fastmath=FAST)
+def leave(
+    residual: Floats, row: Floats, atoms: Floats, chosen: Integers, coefficients: Doubles, used: int
+) -> None:
+    """What the code leaves of the row."""
+    residual[:] = row
+    for place in range(used):
+        subtract_scaled(residual, atoms[chosen[place]], np.float32(coefficients[place]))
