@@ -304,8 +304,8 @@ def test_build_refuses_what_cannot_be(model):
     with pytest.raises(ModelError, match=r"itda\.load_model"):
         build("model", Corpus.from_texts(TEXTS))
     assert len(build(model, Corpus.from_texts(["sixteen"]), progress=False)) == 4  # as many as steps, at least
-    with pytest.raises(BackendError, match="Gram matrix of 3,000,000 atoms needs"):
-        BuildRequest(atoms=3_000_000, steps=4).builder(8, 10**7)
+    with pytest.raises(BackendError, match="100,000,000,000,000 x 8 needs"):
+        BuildRequest(atoms=10**14, steps=4).builder(8, 10**15)
     with pytest.raises(OptionError, match="to take atoms from"):
         build(model, Corpus.from_texts(["short"]), atoms=500, progress=False)
 

@@ -8,51 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from itda.pursuit import Coding, prepare, pursue, rebuild
-from itda.pursuit.torch_batched import NEGLIGIBLE
-from support.signals import coherent, unit
+from itda.pursuit import Coding, prepare, pursue
+from support.oracle import assert_every_choice_is_a_best_one, residual_norms, rounding_of_coefficients
+from support.signals import adversarial, coherent, unit
 
 METHODS = ("mp", "omp", "gp")
 # Rows of a Gram matrix of 40 atoms in 16 bits take 80 bytes: no room at all, and room for 64 rows of it
 BUDGETS = {"whole": None, "none": 0}
-
-
-def residual_norms(x, dictionary, codes):
-    return (x - rebuild(codes, dictionary)).double().norm(dim=1) / x.double().norm(dim=1).clamp_min(1e-300)
-
-
-def rounding_of_coefficients(values):
-    """On near-copies least-squares coefficients are thousands of times the row, and float32 has 7 digits."""
-    return 1e-6 * values.double().abs().amax(1)
-
-
-def assert_every_choice_is_a_best_one(x, dictionary, coding, backend, memory=None, tolerance=1e-5):
-    """Follow the pursuit step by step: codes of k steps are those of k - 1 and one choice more."""
-    prepared = prepare(dictionary, memory=memory)
-    exact, norms = x.double(), x.double().norm(dim=1)
-    before = torch.zeros(len(x), len(dictionary), dtype=torch.float64)
-    for steps in range(1, coding.steps + 1):
-        now = pursue(x, prepared, coding.with_options(steps=steps), backend=backend)
-        after = now.to_dense(len(dictionary)).double()
-        residual = exact - before @ dictionary.double()
-        correlations = residual @ dictionary.double().T
-        sizes = correlations if coding.nonnegative else correlations.abs()
-        best = sizes.amax(1)
-        if coding.method == "mp":
-            changed = (after - before).abs()
-            moved = changed.amax(1) > 0
-            chosen = changed.argmax(1)
-        else:  # the coefficients of all atoms change: the choice is known where an atom is new
-            if coding.nonnegative:  # an atom that had fallen to zero may come back beside the one that is chosen
-                return
-            fresh = (after != 0) & (before == 0)
-            moved, chosen = fresh.sum(1) == 1, fresh.byte().argmax(1)
-        lead = best - sizes.gather(1, chosen[:, None])[:, 0]
-        allowed = tolerance * norms + rounding_of_coefficients(before)
-        assert (lead[moved] <= allowed[moved]).all()
-        if coding.method == "mp":  # it stopped only where nothing is left to choose
-            assert (best[~moved] <= (tolerance + 2 * NEGLIGIBLE) * norms[~moved]).all()
-        before = after
 
 
 @settings(max_examples=60, deadline=None)
@@ -81,22 +43,6 @@ def test_on_adversarial_inputs(rows, width, atoms, steps, scale, kind, nonnegati
             assert (lost <= 1 + allowed).all()
             assert ((codes.unexplained.double() - lost.square()).abs() <= allowed).all()
             assert not nonnegative or (codes.coefficients[codes.atoms >= 0] > 0).all()
-
-
-def adversarial(rows, width, atoms, kind, seed):
-    x, dictionary = coherent(rows, width, atoms, seed)
-    generator = torch.Generator().manual_seed(seed)
-    if kind == "random":
-        dictionary = unit(torch.randn(atoms, width, generator=generator))
-    if kind == "duplicated":
-        dictionary = dictionary[torch.arange(atoms) // 2]
-    if kind == "nearly duplicated":
-        dictionary = unit(dictionary[torch.arange(atoms) // 3] + 1e-4 * torch.randn(atoms, width, generator=generator))
-    if kind == "zero rows":
-        x[::2] = 0
-    if kind == "atoms as rows":
-        x = 3 * dictionary[torch.arange(rows) % atoms]
-    return x, dictionary
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from itda.errors import ActivationError, BackendError, OptionError, ShapeError
+from itda.errors import ActivationError, OptionError, ShapeError
 from itda.pursuit import Codes, Coding, prepare, pursue, rebuild, reference
 from support.signals import coherent, planted, unit
 
@@ -142,7 +142,6 @@ def test_codes_can_be_cut_and_joined():
         (torch.ones(2, 3), torch.eye(3), {"steps": 2.0}, OptionError, "whole number"),
         (torch.ones(2, 3), torch.eye(3), {"steps": 1, "backend": "cuda"}, OptionError, "one of"),
         (torch.ones(2, 3), torch.eye(3), {"coding": 5}, OptionError, "Coding"),
-        (torch.ones(2, 3), torch.eye(3), {"steps": 1, "backend": "triton"}, BackendError, "triton"),
     ],
 )
 def test_bad_input_says_what_was_wanted(rows, atoms, options, error, says):

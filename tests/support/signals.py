@@ -30,3 +30,20 @@ def coherent(rows: int, width: int, atoms: int, seed: int = 0) -> tuple[Tensor, 
         return common + 0.3 * torch.randn(count, width, generator=generator)
 
     return draw(rows), unit(draw(atoms))
+
+
+def adversarial(rows: int, width: int, atoms: int, kind: str, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows and unit atoms with what makes a pursuit go wrong: ties, copies, rows of zeros, rows that are atoms."""
+    x, dictionary = coherent(rows, width, atoms, seed)
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "random":
+        dictionary = unit(torch.randn(atoms, width, generator=generator))
+    if kind == "duplicated":
+        dictionary = dictionary[torch.arange(atoms) // 2]
+    if kind == "nearly duplicated":
+        dictionary = unit(dictionary[torch.arange(atoms) // 3] + 1e-4 * torch.randn(atoms, width, generator=generator))
+    if kind == "zero rows":
+        x[::2] = 0
+    if kind == "atoms as rows":
+        x = 3 * dictionary[torch.arange(rows) % atoms]
+    return x, dictionary

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-def prepare(atoms: Any, *, memory: Any = None) -> Prepared:
+def prepare(atoms: Any, *, memory: Any = None, products: str = "float32") -> Prepared:
     """Check the atoms and compute their inner products once, for many pursuits.
 
     Args:
@@ -37,10 +37,12 @@ def prepare(atoms: Any, *, memory: Any = None) -> Prepared:
         memory: what the inner products may take, in bytes or as "2GiB"; None for half of what is free. Too
             little for the whole matrix keeps the rows of the atoms in use, or none; `.kind` and the
             `.route` of codes say which.
+        products: precision of the products of rows and atoms on a GPU: `float32`, or, faster and less
+            exact, `tf32`, `bfloat16` or `float16`. On a CPU codes are those of float32 at full speed.
     Returns: what `pursue` takes in place of atoms; it can grow.
     Raises: ShapeError, ActivationError, OptionError.
     """
-    return Prepared(unit_rows(as_matrix(atoms, "atoms", "A, D")), memory=memory)
+    return Prepared(unit_rows(as_matrix(atoms, "atoms", "A, D")), memory=memory, products=products)
 
 
 def pursue(

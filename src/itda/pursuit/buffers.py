@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itda.errors import BackendError
+
 
 def empty(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
     """An uninitialised tensor.
@@ -16,13 +18,21 @@ def empty(*shape: int, dtype: torch.dtype = torch.float32, device: torch.device 
     size = math.prod(shape) * dtype.itemsize
     if torch.device(device).type != "cpu" or not size:
         return torch.empty(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
+    try:
+        return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
+    except MemoryError as error:
+        raise BackendError(
+            f"A matrix of {' x '.join(map('{:,}'.format, shape))} needs {size / 2**30:,.0f} GiB, which are not there. "
+            "Ask for fewer atoms."
+        ) from error
 
 
 class GrowingMatrix:
     """Rows behind rows, in a buffer that doubles when it is full."""
 
-    def __init__(self, width: int, dtype: torch.dtype, *, device: torch.device | str = "cpu", capacity: int = 0) -> None:
+    def __init__(
+        self, width: int, dtype: torch.dtype, *, device: torch.device | str = "cpu", capacity: int = 0
+    ) -> None:
         self._buffer = empty(capacity, width, dtype=dtype, device=device)
         self._size = 0
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import torch
 from torch import Tensor
 
-from itda.errors import ShapeError
+from itda.errors import OptionError, ShapeError
 from itda.options import one_of, share, whole
 
 Method = Literal["mp", "omp", "gp"]
@@ -105,9 +105,7 @@ class Codes:
         return len(self.atoms)
 
     def __getitem__(self, rows: slice | Tensor) -> "Codes":
-        return Codes(
-            self.atoms[rows], self.coefficients[rows], self.unexplained[rows], self.cosine[rows], self.route
-        )
+        return Codes(self.atoms[rows], self.coefficients[rows], self.unexplained[rows], self.cosine[rows], self.route)
 
     def put(self, rows: slice, codes: "Codes") -> None:
         """Write the codes of some rows in place of those that are here."""

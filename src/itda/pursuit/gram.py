@@ -18,6 +18,7 @@ def to_int16(products: Tensor) -> Tensor:
     """Inner products of unit atoms as multiples of SCALE; overwrites them."""
     return products.mul_(1 / SCALE).round_().to(torch.int16)
 
+
 _AT_ONCE = 1024  # atoms whose products are held in float32 before they are stored
 
 

@@ -202,9 +202,7 @@ def break_ties(
 
 
 @numba.njit(fastmath=FAST)
-def leave(
-    residual: Floats, row: Floats, atoms: Floats, chosen: Integers, coefficients: Doubles, used: int
-) -> None:
+def leave(residual: Floats, row: Floats, atoms: Floats, chosen: Integers, coefficients: Doubles, used: int) -> None:
     """What the code leaves of the row."""
     residual[:] = row
     for place in range(used):

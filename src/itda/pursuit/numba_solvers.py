@@ -18,9 +18,7 @@ _FEASIBLE = 1e-12
 
 
 @numba.njit
-def take_in(
-    products: Doubles, target: Doubles, place: int, chosen: Integers, atoms: Floats, row: Floats
-) -> None:
+def take_in(products: Doubles, target: Doubles, place: int, chosen: Integers, atoms: Floats, row: Floats) -> None:
     """Fill in the inner products of the atom at `place` with the row and with those before it."""
     atom = atoms[chosen[place]]
     target[place] = dot64(row, atom)

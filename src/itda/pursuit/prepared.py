@@ -5,11 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from itda.options import one_of
 from itda.pursuit import memory as memory_plan
 from itda.pursuit.buffers import GrowingMatrix, empty
 from itda.pursuit.gram import GramRows, WholeGram
 from itda.pursuit.halves import HalfProducts
 
+_HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+PRODUCTS = ("float32", "tf32", *_HALVES)
 # Under these sizes products in bfloat16 save less than looking again at the atoms they leave open costs
 _WIDE, _MANY = 512, 1024
 _SMALLEST_BUFFER = 256  # atoms
@@ -22,7 +25,13 @@ class Prepared:
     """
 
     def __init__(
-        self, atoms: Tensor, *, capacity: int = 0, memory: Any = None, half_products: bool = True
+        self,
+        atoms: Tensor,
+        *,
+        capacity: int = 0,
+        memory: Any = None,
+        products: str = "float32",
+        half_products: bool = True,
     ) -> None:
         """Compute what fits.
 
@@ -30,7 +39,9 @@ class Prepared:
             atoms: float32 (A, D), every row of norm 1.
             capacity: how many atoms there will be, if that is known.
             memory: bytes for the inner products, or text such as "2GiB"; None takes half of what is free.
-            half_products: allow first correlations from bfloat16 products; the codes are as good, but their
+            products: precision of the first correlations: `float32`, or, faster on a GPU and less exact,
+                `tf32`, `bfloat16` or `float16` (sums in float32).
+            half_products: on a CPU, allow first correlations from bfloat16 products; the codes are as good, but their
                 last bits then depend on which atoms there were when it was first used.
         Raises: OptionError for a budget that cannot be read.
         """
@@ -40,6 +51,9 @@ class Prepared:
         self._width, self._device = width, atoms.device
         self._gram: WholeGram | GramRows | None = None
         self._capacity = 0
+        one_of("products", products, PRODUCTS)
+        self.products = products
+        self._rounded: Tensor | None = None
         self._half_products = half_products and width >= _WIDE and atoms.device.type == "cpu" and _has_matrix_units()
         self._halves: HalfProducts | None = None
         self._scratch: list[Tensor] = []
@@ -87,6 +101,22 @@ class Prepared:
             self._halves.append(self.atoms[len(self._halves.spread) :])
         return self._halves
 
+    def first_correlations(self, rows: Tensor) -> Tensor:
+        """Unit rows (n, D) times all atoms (n, A): float32, or half precision where `products` asks for it."""
+        if self.products in _HALVES:
+            kind = _HALVES[self.products]
+            if self._rounded is None or len(self._rounded) < len(self):
+                self._rounded = self.atoms.to(kind)
+            return rows.to(kind) @ self._rounded.T
+        if self.products == "tf32" and rows.is_cuda:
+            before = torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cuda.matmul.allow_tf32 = True
+            try:
+                return rows @ self.atoms.T
+            finally:
+                torch.backends.cuda.matmul.allow_tf32 = before
+        return rows @ self.atoms.T
+
     def append(self, atoms: Tensor) -> None:
         """Add unit atoms (m, D) behind those that are there."""
         size = len(self) + len(atoms)
@@ -98,7 +128,7 @@ class Prepared:
         self.splits.append(len(atoms))
 
     def scratch(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """A buffer for first correlations, used again by later calls: the pages of a new one cost as much as filling it.
+        """A buffer for first correlations that later calls use again: new pages cost as much as filling them.
 
         Give it back with `release`; whoever asks meanwhile gets another one.
         """

@@ -21,7 +21,9 @@ _REFIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
 def pursue_block(rows: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
     """Codes of unit rows (n, D); `first` is None or their float32 correlations (n, A), which are overwritten."""
     if coding.method == "mp" and prepared.gram is not None:
-        chosen, values = _by_gram(rows, rows @ prepared.atoms.T if first is None else first, prepared, coding)
+        chosen, values = _by_gram(
+            rows, prepared.first_correlations(rows).float() if first is None else first, prepared, coding
+        )
     else:
         chosen, values = _by_products(rows, prepared.atoms, coding)
     return finish(rows, prepared.atoms, chosen, values, coding)
@@ -70,9 +72,7 @@ def _by_gram(rows: Tensor, correlations: Tensor, prepared: Prepared, coding: Cod
     return merge_repeats(chosen, values)
 
 
-def _best(
-    correlations: Tensor, coding: Coding, residual: Tensor | None, atoms: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _best(correlations: Tensor, coding: Coding, residual: Tensor | None, atoms: Tensor | None) -> tuple[Tensor, Tensor]:
     """The best atom (n, 1) and its correlation; with `atoms`, the best of several by the residual itself."""
     sizes = correlations if coding.nonnegative else correlations.abs()
     if atoms is None:
