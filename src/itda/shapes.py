@@ -15,7 +15,9 @@ from itda.errors import ActivationError, ShapeError
 _UNIT_NORM_TOLERANCE = 1e-3  # atoms stored in bfloat16 still pass, rows that were never normalised do not
 
 
-def as_matrix(array: Any, what: str, axes: str, *, width: int | None = None, advice: str = "") -> Tensor:
+def as_matrix(
+    array: Any, what: str, axes: str, *, width: int | None = None, advice: str = "", look: bool = True
+) -> Tensor:
     """A floating-point matrix from a torch tensor, a NumPy array or nested lists, as float32.
 
     Args:
@@ -24,6 +26,7 @@ def as_matrix(array: Any, what: str, axes: str, *, width: int | None = None, adv
         axes: its axis letters, for the message ("N, D").
         width: the second axis that is needed, if any.
         advice: what to do about a wrong width.
+        look: look for NaN and infinity; only where whoever goes through the values next does so.
     Returns: float32 tensor on the device of `array`; the same memory where nothing had to change.
     Raises: ShapeError for other shapes or types; ActivationError for NaN or infinity.
     """
@@ -39,7 +42,8 @@ def as_matrix(array: Any, what: str, axes: str, *, width: int | None = None, adv
         raise ShapeError(f"{what} must have the width {width}. Got {matrix.shape[1]} instead. {advice}".strip())
     if matrix.shape[1] == 0:
         raise ShapeError(f"{what} must have a width of at least 1. Got the shape {tuple(matrix.shape)} instead.")
-    return finite(matrix.detach().to(torch.float32), what)
+    matrix = matrix.detach().to(torch.float32)
+    return finite(matrix, what) if look else matrix
 
 
 def finite(matrix: Tensor, what: str) -> Tensor:

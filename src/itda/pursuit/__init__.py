@@ -4,17 +4,18 @@
 comes from outside is checked here, so that the kernels check nothing.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from itda.errors import OptionError, ShapeError
+from itda.errors import ActivationError, OptionError, ShapeError
 from itda.pursuit import backends, blocks, torch_batched
 from itda.pursuit.blocks import Block
 from itda.pursuit.codes import Codes, Coding, default_steps
 from itda.pursuit.prepared import Prepared
-from itda.shapes import as_matrix, unit_rows
+from itda.shapes import as_matrix, finite, unit_rows
 
 __all__ = [
     "Block",
@@ -67,7 +68,7 @@ def pursue(
     Raises: ShapeError, ActivationError, OptionError, BackendError.
     """
     coding = _coding(coding, steps)
-    rows = as_matrix(rows, "rows", "N, D")
+    rows = as_matrix(rows, "rows", "N, D", look=False)
     prepared = atoms if isinstance(atoms, Prepared) else prepare(atoms)
     if rows.shape[1] != prepared.width:
         raise ShapeError(f"rows must have the width {prepared.width}. Got {rows.shape[1]} instead.")
@@ -76,15 +77,22 @@ def pursue(
     chosen = backends.choose(backend, prepared, coding)
     if prepared.device != rows.device:
         raise ShapeError(f"The rows are on {rows.device}, the atoms on {prepared.device}. Move one of them.")
-    codes = _empty_codes(len(rows), coding.steps, rows.device, backends.route(chosen, prepared, coding))
+    try:
+        return _in_blocks(rows, prepared, coding, chosen, mean)
+    except ActivationError:
+        finite(rows, "rows")  # says which of all rows it is
+        raise
+
+
+def _in_blocks(rows: Tensor, prepared: Prepared, coding: Coding, backend: str, mean: Tensor | None) -> Codes:
     at_once = blocks.rows_at_once(prepared, coding.steps)
+    run = _reference if backend == "reference" else partial(blocks.pursue_rows, backend=backend)
+    if len(rows) <= at_once:
+        return run(rows if mean is None else rows - mean, prepared, coding)
+    codes = _empty_codes(len(rows), coding.steps, rows.device, backends.route(backend, prepared, coding))
     for start in range(0, len(rows), at_once):
         part = slice(start, start + at_once)
-        centred = rows[part] if mean is None else rows[part] - mean
-        if chosen == "reference":
-            codes.put(part, _reference(centred, prepared, coding))
-        else:
-            codes.put(part, blocks.pursue_rows(centred, prepared, coding, chosen))
+        codes.put(part, run(rows[part] if mean is None else rows[part] - mean, prepared, coding))
     return codes
 
 
@@ -127,6 +135,7 @@ def _empty_codes(count: int, steps: int, device: torch.device, route: str) -> Co
 def _reference(rows: Tensor, prepared: Prepared, coding: Coding) -> Codes:
     from itda.pursuit import reference
 
+    finite(rows, "rows")
     arrays = reference.pursue(rows.cpu().double().numpy(), prepared.atoms.cpu().double().numpy(), coding)
-    chosen, *values = (torch.from_numpy(array).to(rows.device) for array in arrays)
-    return Codes(chosen, *(value.float() for value in values), route="reference")
+    chosen, coefficients, unexplained, cosine = (torch.from_numpy(array).to(rows.device) for array in arrays)
+    return Codes(chosen, coefficients.float(), unexplained.float(), cosine.float(), "reference")

@@ -7,6 +7,7 @@ from itda.pursuit import backends, torch_batched
 from itda.pursuit.buffers import empty
 from itda.pursuit.codes import BlockCodes, Codes, Coding
 from itda.pursuit.prepared import Prepared
+from itda.shapes import finite
 
 _SAFE = 1e-15  # norms between this and its inverse have squares that float32 can hold
 BLOCK_BYTES = 96 * 2**20  # first correlations (n, A) of one block; larger blocks were not faster on two cores
@@ -34,42 +35,47 @@ def pursue_rows(rows: Tensor, prepared: Prepared, coding: Coding, backend: str) 
 
 
 def unit_and_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of norm 1, or zero, and their norms (n,)."""
+    """Rows of norm 1, or zero, and their norms (n,).
+
+    Raises: ActivationError for NaN or infinity.
+    """
     norms = torch.linalg.vector_norm(rows, dim=1)
-    scale = torch.ones_like(norms)
-    if not bool(((norms > _SAFE) & (norms < 1 / _SAFE)).all()):
-        # Squares overflow above norms of 1e19 and vanish below 1e-19
-        largest = torch.linalg.vector_norm(rows, ord=float("inf"), dim=1)
-        scale = torch.where(largest > 0, largest, 1.0)
-        rows = rows / scale[:, None]
-        norms = torch.linalg.vector_norm(rows, dim=1)
+    if not len(rows):
+        return rows, norms
+    least, most = (float(end) for end in torch.aminmax(norms))
+    if least > _SAFE and most < 1 / _SAFE:
+        return rows / norms[:, None], norms
+    # Squares overflow above norms of 1e19 and vanish below 1e-19
+    largest = torch.linalg.vector_norm(finite(rows, "rows"), ord=float("inf"), dim=1)
+    scale = torch.where(largest > 0, largest, 1.0)
+    rows = rows / scale[:, None]
+    norms = torch.linalg.vector_norm(rows, dim=1)
     return rows / torch.where(norms > 0, norms, 1.0)[:, None], norms * scale
 
 
 def to_codes(block: BlockCodes, norms: Tensor, route: str) -> Codes:
     """The codes of the rows themselves, from those of the unit rows."""
-    return Codes(block.atoms, block.coefficients * norms[:, None], block.unexplained, block.cosine, route)
+    return Codes(block.atoms, block.coefficients.mul_(norms[:, None]), block.unexplained, block.cosine, route)
 
 
 def _numba(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
     from itda.pursuit import numba_cpu  # half a second to import
 
     halves = prepared.halves()
-    hard = torch.ones(len(unit), dtype=torch.bool)
-    codes = None
-    if halves is not None:
-        first = prepared.scratch(len(unit), len(prepared), torch.bfloat16)
-        slack = halves.correlations(unit, first)
-        codes, hard = numba_cpu.pursue_block(unit, first, slack, halves.spread, prepared, coding)
-        prepared.release(first)
-    if bool(hard.any()):
-        part = unit if codes is None else unit[hard]
-        first = prepared.scratch(len(part), len(prepared), torch.float32)
-        torch.mm(part, prepared.atoms.T, out=first)
-        exact = numba_float32(part, first, prepared, coding)
-        prepared.release(first)
-        codes = exact if codes is None else _merged(codes, exact, hard)
-    assert codes is not None
+    if halves is None:
+        return _numba_exact(unit, prepared, coding)
+    first = prepared.scratch(len(unit), len(prepared), torch.bfloat16)
+    slack = halves.correlations(unit, first)
+    codes, hard = numba_cpu.pursue_block(unit, first, slack, halves.spread, prepared, coding)
+    prepared.release(first)
+    return _merged(codes, _numba_exact(unit[hard], prepared, coding), hard) if bool(hard.any()) else codes
+
+
+def _numba_exact(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+    first = prepared.scratch(len(unit), len(prepared), torch.float32)
+    torch.mm(unit, prepared.atoms.T, out=first)
+    codes = numba_float32(unit, first, prepared, coding)
+    prepared.release(first)
     return codes
 
 

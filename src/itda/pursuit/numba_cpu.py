@@ -218,7 +218,7 @@ def _pursue(
         if nonnegative:
             kept = 0
             for place in range(used):
-                if solution[place] > 0:
+                if np.float32(solution[place]) > 0:
                     places[kept], solution[kept] = places[place], solution[place]
                     kept += 1
             used = kept
@@ -336,9 +336,9 @@ def _on(threads: int) -> Iterator[None]:
 @contextmanager
 def _reported() -> Iterator[None]:
     """Log how long it took if this call compiled the kernel, which happens once a machine and kind of input."""
-    compiled = sum(_kernel.stats.cache_misses.values())
+    known = len(_kernel.overloads)
     started = time.perf_counter()
     yield
-    if sum(_kernel.stats.cache_misses.values()) > compiled:
+    if len(_kernel.overloads) > known and not all(_kernel.stats.cache_hits.get(kind) for kind in _kernel.overloads):
         seconds = time.perf_counter() - started
         _LOG.info("Compiled the pursuit kernel in %.0f s; it is kept on disk for the next time.", seconds)

@@ -45,6 +45,16 @@ def float_of(_: Any, bits: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def masked(_: Any, value: Any, mask: Any) -> Any:
+    """The bits of a float32 under a mask, int32."""
+
+    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        return builder.and_(builder.bitcast(args[0], _INT32), args[1])
+
+    return types.int32(types.float32, types.int32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def widened(_: Any, bits: Any) -> Any:
     """The float32 of a bfloat16's bits, int16; a float32 is itself."""
     if isinstance(bits, types.Float):
@@ -65,6 +75,19 @@ def larger_bits(_: Any, left: Any, right: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.smax", [_INT32], kind), args)
 
     return types.int32(types.int32, types.int32), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def earlier_if_equal(_: Any, so_far: Any, bits: Any, wanted: Any, place: Any) -> Any:
+    """min(so_far, place) if bits == wanted, else so_far; in 32 bits: a search that is vector code has no branch."""
+
+    def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_INT32, [_INT32, _INT32])
+        place = builder.trunc(args[3], _INT32)
+        place = builder.select(builder.icmp_signed("==", args[1], args[2]), place, ir.Constant(_INT32, 2**31 - 1))
+        return builder.call(builder.module.declare_intrinsic("llvm.smin", [_INT32], kind), [args[0], place])
+
+    return types.int32(types.int32, types.int32, types.int32, types.int64), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -146,6 +169,24 @@ def count_from(correlations: Floats, lowest: np.int32, mask: np.int32) -> np.int
     for atom in range(correlations.shape[0]):
         count += at_least(correlations[atom], lowest, mask)
     return count
+
+
+@numba.njit(fastmath=FAST)
+def place_of(bits: Integers, wanted: np.int32) -> int:
+    """The first place of a value that is there."""
+    place = np.int32(2**31 - 1)
+    for index in range(bits.shape[0]):
+        place = earlier_if_equal(place, bits[index], wanted, index)
+    return int(place)
+
+
+@numba.njit(fastmath=FAST)
+def place_of_size(correlations: Floats, wanted: np.int32, mask: np.int32) -> int:
+    """The first place of a correlation with these bits, which is there."""
+    place = np.int32(2**31 - 1)
+    for index in range(correlations.shape[0]):
+        place = earlier_if_equal(place, masked(correlations[index], mask), wanted, index)
+    return int(place)
 
 
 @numba.njit(fastmath=FAST)

@@ -26,6 +26,8 @@ from itda.pursuit.numba_loops import (
     float_of,
     larger_bits,
     largest_of,
+    place_of,
+    place_of_size,
     subtract_scaled,
     widened,
 )
@@ -40,13 +42,8 @@ def best_of(correlations: Floats, tops: Integers, mask: np.int32) -> int:
     wanted = largest_top(tops)
     if wanted <= 0:
         return -1
-    strip = 0
-    while tops[strip] != wanted:
-        strip += 1
-    atom = strip * STRIP
-    while (bits_of(correlations[atom]) & mask) != wanted:
-        atom += 1
-    return atom
+    strip = place_of(tops, wanted)
+    return strip * STRIP + place_of_size(_strip(correlations, strip), wanted, mask)
 
 
 @numba.njit(fastmath=FAST)

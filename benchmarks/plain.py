@@ -1,0 +1,35 @@
+"""The plain methods that the pursuit is measured against: correlations anew at every step, codes of N x A."""
+
+import torch
+from torch import Tensor
+
+
+def pursuit(rows: Tensor, atoms: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Matching pursuit as public code has it; the codes (N, A) and the reconstructions (N, D)."""
+    codes = torch.zeros(len(rows), len(atoms))
+    residual = rows.clone()
+    everyone = torch.arange(len(rows))
+    for _ in range(steps):
+        correlations = residual @ atoms.T
+        best = correlations.abs().argmax(1)
+        value = correlations[everyone, best]
+        codes[everyone, best] += value
+        residual = residual - value[:, None] * atoms[best]
+    return codes, codes @ atoms
+
+
+def paper_atoms(rows: Tensor, size: int, steps: int, block: int, max_cosine_gap: float) -> Tensor:
+    """The atoms that the paper's rule takes from the rows, as a plain transcription of it finds them."""
+    atoms = torch.empty((0, rows.shape[1]))
+    for start in range(0, len(rows), block):
+        unit = torch.nn.functional.normalize(rows[start : start + block], dim=1)
+        if len(atoms) < rows.shape[1]:
+            distinct, counts = rows[start : start + block].unique(dim=0, return_counts=True)
+            order = counts.argsort(descending=True, stable=True)[: rows.shape[1] - len(atoms)]
+            atoms = torch.cat([atoms, torch.nn.functional.normalize(distinct[order], dim=1)])
+        rebuilt = pursuit(unit, atoms, steps)[1]
+        gap = 1 - torch.nn.functional.cosine_similarity(unit, rebuilt, dim=1)
+        atoms = torch.cat([atoms, unit[gap > max_cosine_gap]])
+        if len(atoms) >= size:
+            break
+    return atoms[:size]
