@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCHMARKS := $(wildcard benchmarks/bench_*.py)
+BENCHMARKS := $(filter-out %bench_gpu.py,$(wildcard benchmarks/bench_*.py))
 
 .PHONY: help setup demo test lint format bench docs clean
 

@@ -12,7 +12,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,35 +66,38 @@ def product(rows: Tensor, atoms: Tensor) -> Callable[[], Any]:
 def sizes() -> None:
     found = []
     for (width, count), bar in BARS.items():
-        rows, atoms = activations(width, count)
-        started = time.perf_counter()
-        prepared = prepare(atoms, memory="8GiB")
-        preparing = time.perf_counter() - started
-        floor = product(rows, prepared.atoms)
-        ours, one = ratio(lambda: pursue(rows, prepared, steps=STEPS), floor, PAIRS)
-        slow, _ = ratio(lambda: plain.pursuit(rows, prepared.atoms, STEPS), floor, 1 if width == 4096 else SLOW_PAIRS)
-        coding = {name: Coding(steps=STEPS, **options) for name, options in METHODS.items()}
-        others = {}
-        if count <= 16384 and width <= 768:
-            for name, method in coding.items():
-                others[name] = ratio(lambda method=method: pursue(rows, prepared, method), floor, SLOW_PAIRS)[0]
-        found.append(
-            {
-                "D": width,
-                "A": count,
-                "one product, ms": 1e3 * one,
-                "itda / product": ours,
-                "bar": bar,
-                "plain / product": slow,
-                "plain / itda": slow / ours,
-                **{name: others.get(name, "") for name in METHODS},
-                "prepare, s": preparing,
-                "route": pursue(rows[:1], prepared, steps=STEPS).route,
-            }
-        )
+        found.append(size(width, count, bar))
         print(found[-1], flush=True)
-        del prepared, floor
     report("pursuit", found, rows_at_once=ROWS, steps=STEPS, pairs=PAIRS)
+
+
+def size(width: int, count: int, bar: float) -> dict[str, Any]:
+    rows, atoms = activations(width, count)
+    started = time.perf_counter()
+    prepared = prepare(atoms, memory="8GiB")
+    preparing = time.perf_counter() - started
+    floor = product(rows, prepared.atoms)
+    ours, one = ratio(lambda: pursue(rows, prepared, steps=STEPS), floor, PAIRS)
+    pairs = 1 if width == 4096 else SLOW_PAIRS
+    slow, _ = ratio(
+        lambda: plain.pursuit(rows, prepared.atoms, STEPS), lambda: pursue(rows, prepared, steps=STEPS), pairs
+    )
+    others = {}
+    if width <= 768:
+        for name, options in METHODS.items():
+            method = Coding(steps=STEPS, **options)
+            others[name] = ratio(partial(pursue, rows, prepared, method), floor, SLOW_PAIRS)[0]
+    return {
+        "D": width,
+        "A": count,
+        "one product, ms": 1e3 * one,
+        "itda / product": ours,
+        "bar": bar,
+        "plain / itda": slow,
+        **{name: others.get(name, "") for name in METHODS},
+        "prepare, s": preparing,
+        "route": pursue(rows[:1], prepared, steps=STEPS).route,
+    }
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -107,36 +111,41 @@ METHODS: dict[str, dict[str, Any]] = {
 
 def peers() -> None:
     found = []
-    for (width, count), _ in BARS.items():
-        rows, atoms = activations(width, count)
-        prepared = prepare(atoms, memory="8GiB")
-        for name, method, options, few in (
-            ("sae-lens MatchingPursuitSAE.encode", sae_lens(prepared.atoms), {"nonnegative": True}, 64),
-            ("scikit-learn orthogonal_mp_gram", scikit_learn(prepared.atoms), {"method": "omp"}, 2),
-            ("spams-bin omp", spams_omp(prepared.atoms), {"method": "omp"}, ROWS),
-        ):
-            if name.startswith(("scikit", "spams")) and count > 16384:
-                continue  # their float64 Gram matrix and its copy need 17 GB
-            theirs = []
-            for _ in range(SLOW_PAIRS):
-                own = seconds(lambda options=options: pursue(rows, prepared, Coding(steps=STEPS, **options)))
-                plainly = seconds(lambda: pursue(rows, prepared, steps=STEPS))
-                other = method(rows, few) / few * ROWS
-                theirs.append((other / own, other / plainly, other))
-            middle = [statistics.median(column) for column in zip(*theirs[-SLOW_PAIRS:], strict=True)]
-            found.append(
-                {
-                    "D": width,
-                    "A": count,
-                    "peer": name,
-                    "its rows": few,
-                    "its seconds for 512 rows": middle[2],
-                    "peer / itda, same method": middle[0],
-                    "peer / itda, matching pursuit": middle[1],
-                }
-            )
-            print(found[-1], flush=True)
+    for width, count in BARS:
+        for row in against_peers(width, count):
+            found.append(row)
+            print(row, flush=True)
     report("pursuit_peers", found, rows_at_once=ROWS, steps=STEPS, pairs=SLOW_PAIRS)
+
+
+def against_peers(width: int, count: int) -> Iterator[dict[str, Any]]:
+    rows, atoms = activations(width, count)
+    prepared = prepare(atoms, memory="8GiB")
+    for name, peer, options, few in (
+        ("sae-lens MatchingPursuitSAE.encode", sae_lens, {"nonnegative": True}, ROWS if width < 4096 else 64),
+        ("spams-bin omp", spams_omp, {"method": "omp"}, ROWS),
+        ("scikit-learn orthogonal_mp_gram", scikit_learn, {"method": "omp"}, 2),
+    ):
+        if name.startswith("scikit") and count > 16384:
+            continue  # it copies its Gram matrix for every row: 8 GB here
+        method, theirs = peer(prepared.atoms), []
+        same = partial(pursue, rows, prepared, Coding(steps=STEPS, **options))
+        plainly = partial(pursue, rows, prepared, steps=STEPS)
+        same(), plainly(), method(rows, min(few, 2))
+        for _ in range(SLOW_PAIRS):
+            own, ours = seconds(same), seconds(plainly)
+            other = method(rows, few) / few * ROWS
+            theirs.append((other / own, other / ours, other))
+        middle = [statistics.median(column) for column in zip(*theirs, strict=True)]
+        yield {
+            "D": width,
+            "A": count,
+            "peer": name,
+            "its rows": few,
+            "its seconds for 512 rows": middle[2],
+            "peer / itda, same method": middle[0],
+            "peer / itda, matching pursuit": middle[1],
+        }
 
 
 def sae_lens(atoms: Tensor) -> Callable[[Tensor, int], float]:
@@ -151,7 +160,7 @@ def sae_lens(atoms: Tensor) -> Callable[[Tensor, int], float]:
 
     def run(rows: Tensor, few: int) -> float:
         with torch.no_grad():
-            return seconds(lambda: sae.encode(rows[:few]))
+            return seconds(partial(sae.encode, rows[:few]))
 
     return run
 
@@ -198,16 +207,19 @@ def curves() -> None:
     for axis, values in axes.items():
         for value in values:
             point = {**base, axis: value}
-            rows, atoms = activations(point["D"], point["A"], point["N"])
-            prepared = prepare(atoms)
-            torch.set_num_threads(point["threads"])
-            both = ratio(lambda: pursue(rows, prepared, steps=point["K"]), product(rows, prepared.atoms), 7)
-            torch.set_num_threads(base["threads"])
-            found.append(
-                {"varied": axis, **point, "itda / product": both[0], "us a row": 1e6 * both[0] * both[1] / point["N"]}
-            )
+            found.append({"varied": axis, **point, **cost(point)})
     report("pursuit_curves", found)
     plot(found)
+
+
+def cost(point: dict[str, int]) -> dict[str, float]:
+    rows, atoms = activations(point["D"], point["A"], point["N"])
+    prepared = prepare(atoms)
+    before = torch.get_num_threads()
+    torch.set_num_threads(point["threads"])
+    times, unit = ratio(lambda: pursue(rows, prepared, steps=point["K"]), product(rows, prepared.atoms), 7)
+    torch.set_num_threads(before)
+    return {"itda / product": times, "us a row": 1e6 * times * unit / point["N"]}
 
 
 def plot(found: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,5 +36,5 @@ def report(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     Console(width=140).print(table)
     machine = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
     RESULTS.mkdir(exist_ok=True)
-    content = {"machine": machine, **facts, "rows": rows}
+    content = {"machine": machine, "script": Path(sys.argv[0]).name, **facts, "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

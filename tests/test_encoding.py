@@ -30,7 +30,8 @@ def test_codes_are_saved_whole(model, dictionary, tmp_path):
     found = encode_corpus(dictionary, model, Corpus.from_texts(TEXTS), tokens=100, progress=False)
     folder = found.save(tmp_path / "codes")
     again = Encoding.load(folder)
-    for name in ("atoms", "coefficients", "unexplained"):
+    assert again.codes.route == found.codes.route == "numba, int16 Gram matrix"
+    for name in ("atoms", "coefficients", "unexplained", "cosine"):
         assert torch.equal(getattr(again.codes, name), getattr(found.codes, name))
     assert list(again.sources) == list(found.sources)
     assert (again.dictionary, again.coding, again.provenance.site) == (found.dictionary, found.coding, "resid_post.1")

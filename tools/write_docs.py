@@ -34,11 +34,11 @@ def results_page(_: str) -> str:
         content = json.loads(path.read_text())
         facts = {
             **content["machine"],
-            **{key: value for key, value in content.items() if key not in ("machine", "rows")},
+            **{key: value for key, value in content.items() if key not in ("machine", "rows", "script")},
         }
         parts.append(f"## {path.stem}\n")
         parts.append(
-            f"`benchmarks/bench_{path.stem}.py`; {', '.join(f'{key} {value}' for key, value in facts.items())}\n"
+            f"`benchmarks/{content.get('script', f'bench_{path.stem}.py')}`; {', '.join(f'{key} {value}' for key, value in facts.items())}\n"
         )
         parts.append(markdown(content["rows"]))
     return "\n".join(parts)

@@ -29,6 +29,7 @@ def encode(
     seed: int = 0,
     check_model: bool = True,
     backend: str = "auto",
+    memory: int | str | None = None,
     progress: bool = True,
     **capture_options: Any,
 ) -> Encoding:
@@ -44,6 +45,7 @@ def encode(
         seed: which tokens are taken when not all are.
         check_model: refuse a model with other weights than the dictionary's.
         backend: of the pursuit.
+        memory: what inner products of the atoms may take, in bytes or as "2GiB"; None for half of what is free.
         progress: draw a bar on stderr.
         capture_options: fields of `itda.capturing.CaptureOptions`; those of the dictionary's own capture by default.
     Returns: codes and sources of N rows.
@@ -55,6 +57,8 @@ def encode(
     options = checked(CaptureOptions, {**inherited, "tokens": tokens, "seed": seed, **capture_options})
     run = Capture(model, corpus, [where], options)
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    if memory is not None:
+        dictionary.prepare(memory=memory)
     codes: list[Codes] = []
     sources: list[Sources] = []
     with progress_bars.bar("encode", run.total, show=progress) as advance:

@@ -328,3 +328,14 @@ def test_rows_of_extreme_norm_become_unit_atoms():
     dictionary = make(rows, max_unexplained=0.5, steps=1, center=False)
     assert torch.allclose(dictionary.atoms.norm(dim=1), torch.ones(len(dictionary)), atol=1e-5)
     assert torch.isfinite(pursue(rows, dictionary.atoms, steps=1).unexplained).all()
+
+
+@pytest.mark.parametrize("method", [{}, {"method": "paper", "max_cosine_gap": 0.02, "block": 64}])
+def test_a_build_with_hardly_any_memory_takes_the_same_atoms(method):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(400, 6, generator=generator) @ torch.randn(6, 24, generator=generator)
+    rows += 0.3 * torch.randn(400, 24, generator=generator)
+    built = [build_from_activations(rows, atoms=80, steps=4, memory=memory, **method) for memory in (None, 12_000, 0)]
+    for other in built[1:]:
+        assert [source.row for source in other.sources] == [source.row for source in built[0].sources]
+        assert other.facts() == built[0].facts() or abs(other.build.unexplained - built[0].build.unexplained) < 1e-5

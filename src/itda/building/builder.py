@@ -34,14 +34,22 @@ class Builder(ABC):
 
     method: ClassVar[str]
 
-    def __init__(self, width: int, coding: Coding, options: BuildOptions, *, backend: str = "auto") -> None:
+    def __init__(
+        self,
+        width: int,
+        coding: Coding,
+        options: BuildOptions,
+        *,
+        backend: str = "auto",
+        memory: int | str | None = None,
+    ) -> None:
         if options.atoms is not None and coding.steps > options.atoms:
             raise OptionError(
                 f"steps={coding.steps} is more than the {options.atoms} atoms asked for. "
                 "Lower steps, or ask for more atoms."
             )
-        self.coding, self.options, self.backend = coding, options, backend
-        self.prepared = _no_atoms(width, options)
+        self.coding, self.options, self.backend, self.memory = coding, options, backend, memory
+        self.prepared = self._no_atoms(width)
         self.rows_seen = 0
         """Rows that blocks have been made of so far."""
         self.rows_in_all: int | None = None
@@ -155,7 +163,7 @@ class Builder(ABC):
             return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
         width = state["atoms"].shape[1]
-        self.prepared = _no_atoms(width, self.options)
+        self.prepared = self._no_atoms(width)
         for part_of_atoms in torch.split(state["atoms"], state["splits"].tolist()):
             self.prepared.append(part_of_atoms)
         self._waiting_rows, self._waiting_sources = state["waiting"], Sources.from_tensors(part("waiting_sources"))
@@ -178,6 +186,12 @@ class Builder(ABC):
             self._look_at(done, end)
             done = end
         self._count(done)
+
+    def _no_atoms(self, width: int) -> Prepared:
+        # No products in bfloat16: their last bits depend on when they were first used, and a build that goes
+        # on after a stop must give the same bytes
+        capacity = self.options.atoms or 0
+        return Prepared(torch.empty((0, width)), capacity=capacity, memory=self.memory, half_products=False)
 
     @property
     def _at_once(self) -> int:
@@ -208,12 +222,6 @@ class Builder(ABC):
             self._token_means.update(rows[:done], sources.token_id[:done])
         self._waiting_rows = rows[done:].clone()
         self._waiting_sources = sources.select(torch.arange(done, len(rows)))
-
-
-def _no_atoms(width: int, options: BuildOptions) -> Prepared:
-    # No products in bfloat16: their last bits depend on when they were first used, and a build that goes on
-    # after a stop must give the same bytes
-    return Prepared(torch.empty((0, width)), capacity=options.atoms or 0, memory=options.memory, half_products=False)
 
 
 class _Sample:

@@ -18,8 +18,6 @@ class BuildOptions:
     """Take the mean off before a pursuit and put it back after."""
     mean_rows: int = 16384
     """The mean is that of the first so many rows; they are held back until then."""
-    memory: int | str | None = None
-    """What inner products of the atoms may take, in bytes or as "2GiB"; None for half of what is free."""
 
     def __post_init__(self) -> None:
         if self.atoms is not None:

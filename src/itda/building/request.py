@@ -37,6 +37,8 @@ class BuildRequest:
     """Rows looked at together; by default 8, 64 for a threshold, 8192 for `paper`."""
     backend: str = "auto"
     """Of the pursuit while building: `auto`, `reference`, `torch` or `numba`."""
+    memory: int | str | None = None
+    """What inner products of the atoms may take, in bytes or as "2GiB"; half of what is free by default."""
 
     def __post_init__(self) -> None:
         one_of("method", self.method, ("greedy", "paper"))
@@ -68,11 +70,11 @@ class BuildRequest:
         }
         if self.method == "paper":
             options = PaperOptions(atoms=self.atoms, max_cosine_gap=self.max_cosine_gap, **given)
-            return PaperBuilder(width, coding, options, backend=self.backend)
+            return PaperBuilder(width, coding, options, backend=self.backend, memory=self.memory)
         atoms = self.atoms
         if atoms is None and self.max_unexplained is None:
             atoms = min(rows, max(coding.steps, min(8 * width, rows // 4)))
         if self.max_unexplained is not None:
             given.setdefault("block", _THRESHOLD_BLOCK)
         greedy = GreedyOptions(atoms=atoms, max_unexplained=self.max_unexplained, expected_rows=rows, **given)
-        return GreedyBuilder(width, coding, greedy, backend=self.backend)
+        return GreedyBuilder(width, coding, greedy, backend=self.backend, memory=self.memory)

@@ -42,6 +42,7 @@ def build(
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
+    memory: common.Memory = None,
     seed: common.Seed = 0,
     window: Annotated[int | None, typer.Option(help="Tokens the model reads at once; at most 128 by default.")] = None,
     bos: Annotated[
@@ -85,8 +86,8 @@ def build(
         loaded = common.open_model(model, device, dtype, attention, tokenizer)
         built = build_many(
             loaded, texts, sites=site or [loaded.middle_site], atoms=atoms, tokens=tokens, steps=steps, method=method,
-            max_unexplained=max_unexplained, max_cosine_gap=max_cosine_gap, center=center, block=block, seed=seed,
-            window=window, bos=bos, special_tokens=special_tokens, sinks=sinks, batch_size=batch_size,
+            max_unexplained=max_unexplained, max_cosine_gap=max_cosine_gap, center=center, block=block, memory=memory,
+            seed=seed, window=window, bos=bos, special_tokens=special_tokens, sinks=sinks, batch_size=batch_size,
             canonical=canonical,
         )  # fmt: skip
     said: list[dict[str, Any]] = []

@@ -54,6 +54,10 @@ Dtype = Annotated[
 Attention = Annotated[str | None, typer.Option(help="transformers' attention implementation: eager, sdpa, ...")]
 Tokenizer = Annotated[str | None, typer.Option(help="Folder or name of the tokenizer, if the model has none.")]
 Steps = Annotated[int | None, typer.Option(help="Pursuit steps: the most atoms a code can use.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="What inner products of the atoms may take, as 2GiB; half of what is free by default."),
+]
 Seed = Annotated[int, typer.Option(help="Which documents and tokens are taken.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if itda wrote it before.")]

@@ -17,6 +17,7 @@ def encode(
         int | None, typer.Option(help="How many tokens, spread evenly over the documents; all by default.")
     ] = None,
     steps: common.Steps = None,
+    memory: common.Memory = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -41,7 +42,15 @@ def encode(
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
         texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
         encoding = encode_corpus(
-            dictionary, loaded, texts, tokens=tokens, steps=steps, seed=seed, site=site, check_model=not any_model
+            dictionary,
+            loaded,
+            texts,
+            tokens=tokens,
+            steps=steps,
+            seed=seed,
+            site=site,
+            check_model=not any_model,
+            memory=memory,
         )
     encoding.save(out, overwrite=overwrite)
     facts = {
@@ -49,6 +58,7 @@ def encode(
         "rows": len(encoding),
         "steps": encoding.coding.steps,
         "l0": float(encoding.codes.l0.double().mean()),
+        "route": encoding.codes.route,
         "unexplained": float(encoding.codes.unexplained.double().mean()),
     }
     if json:

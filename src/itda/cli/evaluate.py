@@ -14,6 +14,7 @@ def evaluate(
     site: common.Place = None,
     tokens: Annotated[int | None, typer.Option(help="Look at about so many tokens in whole windows.")] = 20_000,
     steps: common.Steps = None,
+    memory: common.Memory = None,
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="Measure the mean, the token mean and random atoms too.")
     ] = True,
@@ -39,7 +40,7 @@ def evaluate(
         texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
         report = evaluate_on(
             dictionary, loaded, texts, tokens=tokens, steps=steps, baselines=baselines, seed=seed,
-            site=site, check_model=not any_model,
+            site=site, check_model=not any_model, memory=memory,
         )  # fmt: skip
     if json:
         common.print_json(report.to_json())

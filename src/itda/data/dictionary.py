@@ -125,10 +125,17 @@ class Dictionary:
     def _prepared(self) -> dict[torch.device, Prepared]:
         return {}
 
-    def _prepared_on(self, device: torch.device) -> Prepared:
-        if device not in self._prepared:
-            self._prepared[device] = prepare(self.atoms.to(device))
-        return self._prepared[device]
+    def prepare(self, *, memory: int | str | None = None, device: str | torch.device = "cpu") -> Prepared:
+        """Compute once what pursuits on a device need, within a budget; `encode` uses it from then on.
+
+        Args:
+            memory: bytes for the inner products of the atoms, or text as "2GiB"; None for half of what is free.
+            device: where the activations will be.
+        Raises: OptionError for a budget that cannot be read.
+        """
+        place = torch.device(device)
+        self._prepared[place] = prepare(self.atoms.to(place), memory=memory)
+        return self._prepared[place]
 
     def encode(
         self, rows: Any, *, steps: int | None = None, coding: Coding | None = None, backend: str = "auto"
@@ -152,7 +159,8 @@ class Dictionary:
         if used.steps > len(self):
             raise OptionError(f"steps={used.steps} is more than the {len(self)} atoms of this dictionary. Lower steps.")
         mean = self.mean.to(matrix.device)
-        return pursue(matrix, self._prepared_on(matrix.device), used, backend=backend, mean=mean)
+        prepared = self._prepared.get(matrix.device) or self.prepare(device=matrix.device)
+        return pursue(matrix, prepared, used, backend=backend, mean=mean)
 
     def decode(self, codes: Codes) -> Tensor:
         """The activations that codes stand for, float32 (N, D), the mean put back.

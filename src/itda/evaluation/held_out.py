@@ -47,6 +47,7 @@ def evaluate(
     resamples: int = 1000,
     check_model: bool = True,
     backend: str = "auto",
+    memory: int | str | None = None,
     progress: bool = True,
 ) -> Report:
     """Measure a dictionary on documents it was not built from.
@@ -63,6 +64,7 @@ def evaluate(
         resamples: bootstrap draws for the intervals.
         check_model: refuse a model with other weights than the dictionary's.
         backend: of the pursuit.
+        memory: what inner products of the atoms may take, in bytes or as "2GiB"; None for half of what is free.
         progress: draw a bar on stderr.
     Returns: the report; str() of it is a table.
     Raises: CorpusError if no held-out document is left; MismatchError; ModelError; OptionError.
@@ -89,6 +91,8 @@ def evaluate(
     chosen = whole_windows(model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     randoms = random_atoms(dictionary, model, where, seed) if baselines else None
+    if memory is not None:
+        dictionary.prepare(memory=memory)
     run = _Pass(
         dictionary, model, where, captured, length, used, backend,
         Replacements(dictionary, used, randoms=randoms, baselines=baselines, backend=backend),
@@ -122,6 +126,7 @@ class _Pass:
         self.unexplained: list[Tensor] = []
         self.usage = torch.zeros(len(dictionary), dtype=torch.int64)
         self.names: list[str] = []
+        self.route = ""
 
     @property
     def batch_size(self) -> int:
@@ -147,6 +152,7 @@ class _Pass:
         self.left_out["sink"] += int((~keep & ~special).sum())
 
         codes = self.dictionary.encode(rows, coding=self.coding, backend=self.backend)
+        self.route = codes.route
         rebuilt = {_OWN: self.dictionary.decode(codes), **self.replacements.plain(rows, ids)}
         self.names = list(rebuilt)
         self._add_rows(group, rows, ids, owner, keep, rebuilt)
@@ -248,6 +254,7 @@ class _Pass:
             site=self.place.name,
             atoms=len(self.dictionary),
             coding=self.coding.to_dict(),
+            route=self.route,
             tokens=count,
             predictions=predictions,
             documents=len(self.sums),

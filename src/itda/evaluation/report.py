@@ -46,6 +46,8 @@ class Report:
     site: str
     atoms: int
     coding: dict[str, Any]
+    route: str
+    """How the codes were computed, as in `numba, int16 Gram matrix`."""
     tokens: int
     """Held-out tokens that were decomposed."""
     predictions: int

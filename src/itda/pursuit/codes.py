@@ -1,7 +1,7 @@
 """How a code is made (`Coding`) and what it is (`Codes`)."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
@@ -81,13 +81,13 @@ class Codes:
     """float32 (N, K), in the units of the centred activations."""
     unexplained: Tensor
     """float32 (N,): ||x - x^||^2 / ||x - m||^2, m the mean that was taken off; 0 for a row equal to m."""
-    cosine: Tensor = None  # type: ignore[assignment]
+    cosine: Tensor = field(default_factory=lambda: torch.empty(0))
     """float32 (N,): cosine of x - m with x^ - m, 0 where either is zero; NaN in codes that no pursuit made."""
     route: str = ""
     """How they were computed, as in `numba, int16 Gram matrix`."""
 
     def __post_init__(self) -> None:
-        if self.cosine is None:
+        if not len(self.cosine) and len(self.unexplained):
             object.__setattr__(self, "cosine", torch.full_like(self.unexplained, float("nan")))
         if self.atoms.shape != self.coefficients.shape or self.atoms.ndim != 2:
             raise ShapeError(

@@ -101,7 +101,7 @@ class GramRows:
 
     def rows(self, chosen: Tensor) -> Tensor:
         """float32 (n, A) of the atoms chosen (n,)."""
-        atoms = chosen.unique()
+        atoms = torch.unique(chosen)
         self._clock += 1
         known = self._place[atoms]
         self._last_used[known[known >= 0]] = self._clock

@@ -63,7 +63,7 @@ class HalfProducts:
         high, low = _two_parts(inside)
         rounded = rest.bfloat16()
         torch.mm(torch.cat([rounded, high, high, low], dim=1), self._atoms.filled.T, out=out)
-        error = torch.linalg.vector_norm(rest.sub_(rounded), dim=1)
+        error: Tensor = torch.linalg.vector_norm(rest.sub_(rounded), dim=1)
         spread = (1 - inside.square().sum(1)).clamp_min(0).sqrt() + _FLOAT32
         return error + self._rounding * (1 + BFLOAT16) * spread
 

@@ -36,6 +36,7 @@ from itda.pursuit.numba_loops import (
     ask_for,
     dot,
     float_of,
+    largest_of,
     start,
     subtract,
     subtract_scaled,
@@ -123,7 +124,7 @@ def _pursue(
         widest = max(widest, spread[atom])
     correlations = np.empty(size, np.float32)
     verified = np.empty(size, np.uint8)
-    tops = np.empty(strips, np.int32)
+    tops, errors = np.empty(strips, np.int32), np.empty(strips, np.float32)
     pending, looks = np.empty(STRIP, np.int32), np.empty(1, np.int64)
     residual = np.empty(rows.shape[1], np.float32)
     products = np.empty((steps, steps)) if fitted else np.empty((1, 1))
@@ -132,17 +133,14 @@ def _pursue(
     solution, before = np.empty(steps), np.empty(steps)
     for index in range(start_row, end_row):
         row, places = rows[index], chosen[index]
-        own_slack, highest = slack[index], np.float32(0)
+        own_slack = slack[index]
         for strip in range(strips):
             part = slice(strip * STRIP, min((strip + 1) * STRIP, size))
-            tops[strip] = start(correlations[part], first[index, part], mask)
+            largest = start(correlations[part], first[index, part], MAGNITUDE)
+            tops[strip] = largest_of(correlations[part], mask) if nonnegative else largest
+            errors[strip] = own_slack * widest + HALF * float_of(largest) + _HIGH_PARTS
         if own_slack > 0:
             verified[:] = 0
-            largest = np.int32(0)
-            for strip in range(strips):
-                largest = max(largest, tops[strip])
-            widest_first = np.float32(1) if nonnegative else float_of(largest)  # a large negative one counts
-            highest = own_slack * widest + widest_first * HALF + _HIGH_PARTS
         looks[0] = 64 + size // 8
         solution[:] = 0.0
         residual[:] = row
@@ -157,13 +155,13 @@ def _pursue(
                     correlations,
                     tops,
                     verified,
-                    row,
+                    residual,
                     first[index],
                     atoms,
                     spread,
                     own_slack,
-                    2 * drift + _HIGH_PARTS,
-                    highest + 2 * drift,
+                    errors,
+                    2 * drift,
                     mask,
                     pending,
                     looks,
@@ -253,7 +251,7 @@ def _compiled(sources: int) -> Any:
     """The loop over rows. What is closed over is part of the key under which numba keeps machine code on
     disk; without `sources`, a change in another file of this package would go unnoticed."""
 
-    @numba.njit(parallel=True, fastmath=FAST, cache=True)  # type: ignore[untyped-decorator]
+    @numba.njit(parallel=True, fastmath=FAST, cache=True)
     def kernel(
         rows: Floats,
         first: Halves,

@@ -32,19 +32,19 @@ PART = 32  # atoms that are looked at one by one where a strip holds a candidate
 STRIP = 128  # atoms whose largest correlation is known, and elements between two looks ahead
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def bits_of(_: Any, value: Any) -> Any:
     """The bits of a float32 as int32."""
     return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], _INT32)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def float_of(_: Any, bits: Any) -> Any:
     """The float32 of its bits, int32."""
     return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], _FLOAT)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def masked(_: Any, value: Any, mask: Any) -> Any:
     """The bits of a float32 under a mask, int32."""
 
@@ -54,7 +54,7 @@ def masked(_: Any, value: Any, mask: Any) -> Any:
     return types.int32(types.float32, types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def widened(_: Any, bits: Any) -> Any:
     """The float32 of a bfloat16's bits, int16; a float32 is itself."""
     if isinstance(bits, types.Float):
@@ -66,7 +66,7 @@ def widened(_: Any, bits: Any) -> Any:
     return types.float32(types.int16), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def larger_bits(_: Any, left: Any, right: Any) -> Any:
     """The larger of two int32, in 32 bits; numba's own max widens to 64, at half the speed."""
 
@@ -77,7 +77,7 @@ def larger_bits(_: Any, left: Any, right: Any) -> Any:
     return types.int32(types.int32, types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def earlier_if_equal(_: Any, so_far: Any, bits: Any, wanted: Any, place: Any) -> Any:
     """min(so_far, place) if bits == wanted, else so_far; in 32 bits: a search that is vector code has no branch."""
 
@@ -90,7 +90,7 @@ def earlier_if_equal(_: Any, so_far: Any, bits: Any, wanted: Any, place: Any) ->
     return types.int32(types.int32, types.int32, types.int32, types.int64), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def larger(_: Any, so_far: Any, value: Any, mask: Any) -> Any:
     """max(so_far, bits of value under mask), in 32 bits as above."""
 
@@ -102,7 +102,7 @@ def larger(_: Any, so_far: Any, value: Any, mask: Any) -> Any:
     return types.int32(types.int32, types.float32, types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def at_least(_: Any, value: Any, lowest: Any, mask: Any) -> Any:
     """1 if the bits of value under mask are at least `lowest`, else 0; in 32 bits, as above."""
 
@@ -113,7 +113,7 @@ def at_least(_: Any, value: Any, lowest: Any, mask: Any) -> Any:
     return types.int32(types.float32, types.int32, types.int32), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
+@intrinsic
 def prefetch(_: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index], which may lie outside the array, without waiting for it."""
 
@@ -234,7 +234,7 @@ def dot(left: Floats, right: Floats) -> np.float32:
 
 
 @numba.njit(fastmath=FAST)
-def dot64(left: Floats, right: Floats) -> np.float64:
+def dot64(left: Floats, right: Floats) -> float:
     """Inner product in float64: near-copies of an atom leave pivots that float32 cannot tell from zero."""
     total = 0.0
     for index in range(left.shape[0]):

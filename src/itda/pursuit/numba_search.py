@@ -7,7 +7,7 @@
 import numba
 import numpy as np
 
-from itda.pursuit.halves import BFLOAT16
+from itda.pursuit.halves import BFLOAT16, HIGH_PARTS
 from itda.pursuit.numba_loops import (
     FAST,
     PART,
@@ -33,6 +33,7 @@ from itda.pursuit.numba_loops import (
 )
 
 NEGLIGIBLE = np.float32(1e-6)  # correlation of a unit row under which a choice is rounding
+_HIGH_PARTS = np.float32(HIGH_PARTS)
 HALF = np.float32(BFLOAT16 * 1.01)  # of the rounded number, what rounding took or gave at most
 
 
@@ -76,12 +77,12 @@ def _refresh(correlations: Floats, tops: Integers, strip: int, mask: np.int32) -
 
 @numba.njit(fastmath=FAST)
 def _correct(
-    pending: Integers, correlations: Floats, verified: Bytes, row: Floats, first: Halves, atoms: Floats, mask: np.int32
+    pending: Integers, correlations: Floats, verified: Bytes, residual: Floats, atoms: Floats, mask: np.int32
 ) -> np.int32:
-    """Take the error of the first correlation off; the bits of the largest that results."""
+    """Compute correlations with the residual itself; the bits of the largest that results."""
     largest = np.int32(0)
     for atom in pending:
-        correlations[atom] += dot(row, atoms[atom]) - widened(first[atom])
+        correlations[atom] = dot(residual, atoms[atom])
         verified[atom] = 1
         largest = max(largest, bits_of(correlations[atom]) & mask)
     return largest
@@ -92,23 +93,23 @@ def verify_first(
     correlations: Floats,
     tops: Integers,
     verified: Bytes,
-    row: Floats,
+    residual: Floats,
     first: Halves,
     atoms: Floats,
     spread: Floats,
     slack: np.float32,
-    rounding: np.float32,
-    highest: np.float32,
+    errors: Floats,
+    drift: np.float32,
     mask: np.int32,
     pending: Integers,
     looks: Integers,
     gram: Halves,
 ) -> int:
-    """Correct the first correlation of every atom that may be the best; returns the best.
+    """Compute the correlation of every atom that may be the best anew, unless that was done before; returns the best.
 
-    The error of an atom that was not corrected is at most `rounding` + `slack` * spread + 2^-8 |first|, and
-    that of none is above `highest`. The error of the first correlation stays what it is in all later
-    steps, so an atom is corrected once.
+    The error of an atom of which it was not is at most `drift` + `slack` * spread + 2^-8 |first| + HIGH_PARTS,
+    and in a strip at most `drift` + that strip's of `errors`. The error of the first correlation stays what
+    it is in all later steps, so once is enough.
     """
     atom = best_of(correlations, tops, mask)
     best = np.int32(0)
@@ -116,32 +117,33 @@ def verify_first(
         ask_for(gram[atom], atoms[atom])  # on its way while the atom itself is read; nearly always it is the one
         if not verified[atom]:
             pending[0] = atom
-            _correct(pending[:1], correlations, verified, row, first, atoms, mask)
+            _correct(pending[:1], correlations, verified, residual, atoms, mask)
             _refresh(correlations, tops, atom // STRIP, mask)
         best = max(best, bits_of(correlations[atom]) & mask)
-    lowest = bits_of(max(float_of(best) - highest, np.float32(0)))
     changed = False
     for strip in range(tops.shape[0]):
-        if tops[strip] < lowest:
+        lowest = float_of(best) - errors[strip] - drift
+        if float_of(tops[strip]) < lowest:
             continue
+        lowest_bits = bits_of(max(lowest, np.float32(0)))
         count = 0
         last = min((strip + 1) * STRIP, correlations.shape[0])
         for part in range(strip * STRIP, last, PART):
-            if not count_from(correlations[part : min(part + PART, last)], lowest, mask):
+            if not count_from(correlations[part : min(part + PART, last)], lowest_bits, mask):
                 continue
             for other in range(part, min(part + PART, last)):
-                if (bits_of(correlations[other]) & mask) < lowest or verified[other]:
+                size = bits_of(correlations[other]) & mask
+                if size < lowest_bits or verified[other]:
                     continue
-                error = rounding + slack * spread[other] + HALF * abs(widened(first[other]))
-                if float_of(bits_of(correlations[other]) & mask) + error >= float_of(best):
+                error = drift + slack * spread[other] + HALF * abs(widened(first[other])) + _HIGH_PARTS
+                if float_of(size) + error >= float_of(best):
                     pending[count] = other
                     count += 1
         if count:
             looks[0] -= count
             if looks[0] < 0:
                 return -1
-            best = max(best, _correct(pending[:count], correlations, verified, row, first, atoms, mask))
-            lowest = bits_of(max(float_of(best) - highest, np.float32(0)))
+            best = max(best, _correct(pending[:count], correlations, verified, residual, atoms, mask))
             _refresh(correlations, tops, strip, mask)
             changed = True
     if not changed and atom >= 0 and largest_top(tops) == bits_of(correlations[atom]) & mask:

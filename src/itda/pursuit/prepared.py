@@ -51,6 +51,7 @@ class Prepared:
         self._width, self._device = width, atoms.device
         self._gram: WholeGram | GramRows | None = None
         self._capacity = 0
+        self._kind: memory_plan.Kind = "none"
         one_of("products", products, PRODUCTS)
         self.products = products
         self._rounded: Tensor | None = None
@@ -163,5 +164,5 @@ class Prepared:
 
 
 def _has_matrix_units() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("amx_bf16", False))
+    known = getattr(torch.cpu, "get_capabilities", None)  # torch 2.10
+    return bool(known and known().get("amx_bf16", False))

@@ -55,11 +55,12 @@ def pursue_row(x: Vector, atoms: Matrix, coding: Coding) -> Code:
 def refit(x: Vector, atoms: Matrix, code: Code, *, nonnegative: bool = False) -> Code:
     """The least-squares coefficients on the atoms of `code`; the smallest ones where several fit."""
     support = list(code)
+    basis = atoms[support].T
     if nonnegative:
-        solution = nonnegative_least_squares(atoms[support].T, x)
+        solution = nonnegative_least_squares(basis, x).tolist()
     else:
-        solution = np.linalg.lstsq(atoms[support].T, x, rcond=1e-9)[0]
-    return dict(zip(support, solution.tolist(), strict=True))
+        solution = np.linalg.lstsq(basis, x, rcond=1e-9)[0].tolist()
+    return dict(zip(support, solution, strict=True))
 
 
 def nonnegative_least_squares(basis: Matrix, x: Vector) -> Vector:
@@ -67,7 +68,7 @@ def nonnegative_least_squares(basis: Matrix, x: Vector) -> Vector:
 
     Source: Lawson & Hanson 1974, chapter 23.
     """
-    solution = np.zeros(basis.shape[1])
+    solution: Vector = np.zeros(basis.shape[1])
     free = np.zeros(basis.shape[1], bool)
     for _ in range(3 * len(solution)):
         gradient = basis.T @ (x - basis @ solution)
@@ -83,7 +84,7 @@ def nonnegative_least_squares(basis: Matrix, x: Vector) -> Vector:
                 solution = wanted
                 break
             share = float(np.min(solution[blocked] / (solution[blocked] - wanted[blocked])))
-            solution += share * (wanted - solution)
+            solution = solution + share * (wanted - solution)
             free &= solution > NEGLIGIBLE * np.abs(solution).max()
             solution[~free] = 0.0
     return solution

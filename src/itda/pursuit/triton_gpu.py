@@ -19,13 +19,13 @@ _ON_CHIP = 16384  # correlations of one row that 16 warps hold in 32 registers e
 _TILE = 4096
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _size(correlations, nonnegative: tl.constexpr):  # type: ignore[no-untyped-def]
     """What an atom is chosen by."""
     return correlations if nonnegative else tl.abs(correlations)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _pursue_on_chip(  # type: ignore[no-untyped-def]
     correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at, scale,
     width: tl.constexpr, nonnegative: tl.constexpr,
@@ -44,7 +44,7 @@ def _pursue_on_chip(  # type: ignore[no-untyped-def]
         if (tl.max(sizes, axis=0) > floor) & (energy > stop_at):
             tl.store(chosen + row * steps + step, best)
             tl.store(values + row * steps + step, value)
-            entries = tl.load(gram + best.to(tl.int64) * gram_stride + places, mask=inside, other=0.0)
+            entries = tl.load(gram + tl.cast(best, tl.int64) * gram_stride + places, mask=inside, other=0.0)
             current -= value * scale * entries.to(tl.float32)
             energy -= value * value
             step += 1
@@ -52,7 +52,7 @@ def _pursue_on_chip(  # type: ignore[no-untyped-def]
             step = steps
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _pursue_in_tiles(  # type: ignore[no-untyped-def]
     correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at, scale,
     width: tl.constexpr, nonnegative: tl.constexpr,
@@ -89,7 +89,7 @@ def _pursue_in_tiles(  # type: ignore[no-untyped-def]
             tl.store(values + row * steps + step, found)
             energy -= found * found
             value = found
-            last = best.to(tl.int64)
+            last = tl.cast(best, tl.int64)
             step += 1
         else:
             step = steps + 1

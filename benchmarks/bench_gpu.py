@@ -1,0 +1,111 @@
+"""What a pursuit costs on a GPU: tokens a second against the plain method and against the product alone.
+
+python benchmarks/bench_gpu.py
+
+Prints a table and the JSON, and writes it to results/gpu.json. Needs CUDA and triton.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from common import RESULTS, report
+from torch import Tensor
+
+from itda.pursuit import Codes, prepare, pursue
+
+CASES = ((2304, 16384, 40, 16384), (4096, 65536, 64, 8192))  # D, A, K, rows at a time
+PRODUCTS = ("float32", "tf32", "bfloat16", "float16")
+RUNS = 9
+
+
+def activations(width: int, atoms: int, rows: int) -> tuple[Tensor, Tensor]:
+    """Rows and unit atoms with a common low-rank part, as those of a model have."""
+    torch.manual_seed(0)
+    rank = width // 8
+    shared = torch.randn(rank, width, device="cuda")
+
+    def draw(count: int) -> Tensor:
+        inside = torch.randn(count, rank, device="cuda") @ shared
+        return inside + 0.3 * rank**0.5 * torch.randn(count, width, device="cuda")
+
+    return draw(rows), torch.nn.functional.normalize(draw(atoms), dim=1)
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    work()
+    times = []
+    for _ in range(RUNS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def plain(rows: Tensor, atoms: Tensor, steps: int) -> Tensor:
+    """Correlations anew at every step, and codes of N x A."""
+    codes = torch.zeros(len(rows), len(atoms), device=rows.device)
+    residual, everyone = rows.clone(), torch.arange(len(rows), device=rows.device)
+    for _ in range(steps):
+        correlations = residual @ atoms.T
+        best = correlations.abs().argmax(1)
+        value = correlations[everyone, best]
+        codes[everyone, best] += value
+        residual = residual - value[:, None] * atoms[best]
+    return codes
+
+
+def same_choice(codes: Codes, exact: Codes) -> dict[str, float]:
+    same = (codes.atoms == exact.atoms).double()
+    return {
+        "first atom the same": float(same[:, 0].mean()),
+        "all atoms the same": float(same.mean()),
+        "unexplained": float(codes.unexplained.mean()),
+        "more than float32": float((codes.unexplained - exact.unexplained).mean()),
+    }
+
+
+def main() -> None:
+    found = []
+    for width, count, steps, many in CASES:
+        rows, atoms = activations(width, count, many)
+        few = rows[:1024]
+        floor = {
+            "bfloat16": seconds(partial(torch.mm, rows.bfloat16(), atoms.bfloat16().T)),
+            "float32": seconds(partial(torch.mm, rows, atoms.T)),
+        }
+        slow = seconds(partial(plain, few, atoms, steps)) * many / len(few)
+        exact = pursue(rows, prepare(atoms), steps=steps, backend="triton")
+        for memory in ("64GiB", f"{3 * count**2}"):  # float32 Gram matrix, then 16 bits
+            for products in PRODUCTS:
+                prepared = prepare(atoms, memory=memory, products=products)
+                took = seconds(partial(pursue, rows, prepared, steps=steps, backend="triton"))
+                codes = pursue(rows, prepared, steps=steps, backend="triton")
+                found.append(
+                    {
+                        "D": width,
+                        "A": count,
+                        "K": steps,
+                        "Gram": prepared.kind,
+                        "products": products,
+                        "tokens a second": many / took,
+                        "plain / itda": slow / took,
+                        "itda / bfloat16 product": took / floor["bfloat16"],
+                        "itda / float32 product": took / floor["float32"],
+                        **same_choice(codes, exact),
+                    }
+                )
+    report("gpu", found, device=torch.cuda.get_device_name(), runs=RUNS)
+    print(json.dumps(json.loads((RESULTS / "gpu.json").read_text())))
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        raise SystemExit("bench_gpu.py needs a CUDA device.")
+    main()
