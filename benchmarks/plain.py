@@ -1,5 +1,7 @@
 """The plain methods that the pursuit is measured against: correlations anew at every step, codes of N x A."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -24,9 +26,11 @@ def paper_atoms(rows: Tensor, size: int, steps: int, block: int, max_cosine_gap:
     for start in range(0, len(rows), block):
         unit = torch.nn.functional.normalize(rows[start : start + block], dim=1)
         if len(atoms) < rows.shape[1]:
-            distinct, counts = rows[start : start + block].unique(dim=0, return_counts=True)
-            order = counts.argsort(descending=True, stable=True)[: rows.shape[1] - len(atoms)]
-            atoms = torch.cat([atoms, torch.nn.functional.normalize(distinct[order], dim=1)])
+            contents = [row.tobytes() for row in rows[start : start + block].numpy()]
+            first = {content: place for place, content in reversed(list(enumerate(contents)))}
+            frequency = Counter(contents)
+            order = sorted(first.values(), key=lambda place: (-frequency[contents[place]], place))
+            atoms = torch.cat([atoms, unit[order[: rows.shape[1] - len(atoms)]]])
         rebuilt = pursuit(unit, atoms, steps)[1]
         gap = 1 - torch.nn.functional.cosine_similarity(unit, rebuilt, dim=1)
         atoms = torch.cat([atoms, unit[gap > max_cosine_gap]])

@@ -37,9 +37,8 @@ def results_page(_: str) -> str:
             **{key: value for key, value in content.items() if key not in ("machine", "rows", "script")},
         }
         parts.append(f"## {path.stem}\n")
-        parts.append(
-            f"`benchmarks/{content.get('script', f'bench_{path.stem}.py')}`; {', '.join(f'{key} {value}' for key, value in facts.items())}\n"
-        )
+        script = content.get("script", f"bench_{path.stem}.py")
+        parts.append(f"`benchmarks/{script}`; {', '.join(f'{key} {value}' for key, value in facts.items())}\n")
         parts.append(markdown(content["rows"]))
     return "\n".join(parts)
 

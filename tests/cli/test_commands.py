@@ -83,9 +83,9 @@ def test_build_info_evaluate_explain_encode(run, built, place):
     small = run("encode", built, "--corpus", "texts.json", "--out", "small", "--memory", "0", "--json")
     assert json.loads(small)["route"] == "torch, no Gram matrix"
     assert report["route"] == "numba, int16 Gram matrix"
-    assert json.loads(run("evaluate", built, "--corpus", "texts.json", "--memory", "1kB", "--json"))["route"].startswith(
-        "torch"
-    )
+    assert json.loads(run("evaluate", built, "--corpus", "texts.json", "--memory", "1kB", "--json"))[
+        "route"
+    ].startswith("torch")
     assert "100 codes, " in run("encode", built, "--corpus", "texts.json", "--tokens", 100, "--out", "codes")
     assert len(Encoding.load(place / "codes")) == 100
     again = json.loads(run("encode", built, "--corpus", "texts.json", "--out", "codes", "--overwrite", "--json"))

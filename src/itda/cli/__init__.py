@@ -1,6 +1,7 @@
 """The command line: parse, call once, print. Results go to stdout, progress and errors to stderr."""
 
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -63,4 +64,8 @@ def _options(
 
 def main() -> None:
     """Run the command line."""
+    # What takes a while and happens once a machine is said: compiling the pursuit kernel
+    log = logging.getLogger("itda")
+    log.addHandler(logging.StreamHandler())
+    log.setLevel(logging.INFO)
     app()

@@ -1,5 +1,7 @@
 """A block of rows: made unit, multiplied with all atoms once, and handed to a backend."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -105,7 +107,6 @@ class Block:
     def __init__(self, rows: Tensor, prepared: Prepared) -> None:
         """Take centred rows (n, D)."""
         self.rows = rows
-        self._unit, self._norms = unit_and_norms(rows)
         self._prepared = prepared
         self._first = empty(len(rows), 0, device=rows.device)
         self._known = 0
@@ -113,17 +114,22 @@ class Block:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @cached_property
+    def _scaled(self) -> tuple[Tensor, Tensor]:
+        return unit_and_norms(self.rows)
+
     def pursue(self, coding: Coding, which: Tensor, backend: str = "auto") -> Codes:
         """Codes of the rows `which` (m,) with all atoms there are by now."""
         prepared = self._prepared
         chosen = backends.choose(backend, prepared, coding)
         self._extend()
-        unit, first = self._unit[which], self._first[which, : self._known]
+        unit, norms = (part[which] for part in self._scaled)
+        first = self._first[which, : self._known]
         if chosen == "numba":
             codes = numba_float32(unit, first.contiguous(), prepared, coding)
         else:
             codes = torch_batched.pursue_block(unit, first, prepared, coding)
-        return to_codes(codes, self._norms[which], backends.route(chosen, prepared, coding))
+        return to_codes(codes, norms, backends.route(chosen, prepared, coding))
 
     def _extend(self) -> None:
         """Compute the correlations with the atoms that are new."""
@@ -135,5 +141,5 @@ class Block:
             larger[:, : self._known] = self._first[:, : self._known]
             self._first = larger
         new = self._prepared.atoms[self._known :]
-        self._first[:, self._known : size] = self._unit @ new.T
+        self._first[:, self._known : size] = self._scaled[0] @ new.T
         self._known = size

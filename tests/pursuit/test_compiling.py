@@ -1,0 +1,46 @@
+"""The compiled kernel is kept on disk, reported when it is made, and made anew when a part of it changes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import itda
+
+CODE = """
+import logging, sys
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+import torch
+from itda.pursuit import pursue
+print(pursue(torch.ones(2, 3), torch.eye(3), steps=2).atoms.tolist())
+"""
+
+
+def run(folder):
+    environment = {**os.environ, "PYTHONPATH": str(folder), "NUMBA_CACHE_DIR": str(folder / "cache")}
+    done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_it_is_compiled_once_and_again_when_any_of_its_files_changes(tmp_path):
+    shutil.copytree(Path(itda.__file__).parent, tmp_path / "itda", ignore=shutil.ignore_patterns("__pycache__"))
+    first, second = run(tmp_path), run(tmp_path)
+    assert "Compiled the pursuit kernel" in first
+    assert "Compiled" not in second
+    assert second.strip() in first
+    loops = tmp_path / "itda" / "pursuit" / "numba_solvers.py"
+    loops.write_text(loops.read_text() + "\n# changed\n")
+    assert "Compiled the pursuit kernel" in run(tmp_path)
+
+
+def test_the_number_of_threads_is_torch_s():
+    """And is put back: numba's own setting is the user's."""
+    import numba
+    import torch
+
+    from itda.pursuit import pursue
+
+    before = numba.get_num_threads()
+    pursue(torch.randn(64, 32), torch.nn.functional.normalize(torch.randn(900, 32), dim=1), steps=30)
+    assert numba.get_num_threads() == before
