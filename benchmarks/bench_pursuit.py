@@ -222,6 +222,12 @@ def cost(point: dict[str, int]) -> dict[str, float]:
     return {"itda / product": times, "us a row": 1e6 * times * unit / point["N"]}
 
 
+SHOWN = (
+    ("itda / product", "times one product X Dᵀ", (0.5, 1, 2, 4, 8)),
+    ("us a row", "microseconds a row", (10, 20, 50, 100, 200)),
+)
+
+
 def plot(found: list[dict[str, Any]]) -> None:
     import matplotlib
 
@@ -233,13 +239,12 @@ def plot(found: list[dict[str, Any]]) -> None:
     figure, axes = pyplot.subplots(2, len(names), figsize=(15, 5.2), sharey="row", layout="constrained")
     for column, (axis, name) in enumerate(names.items()):
         points = [row for row in found if row["varied"] == axis]
-        for row, (what, label) in enumerate(
-            (("itda / product", "times one product X Dᵀ"), ("us a row", "microseconds a row"))
-        ):
+        for row, (what, label, ticks) in enumerate(SHOWN):
             panel = axes[row][column]
             panel.plot([point[axis] for point in points], [point[what] for point in points], "o-", color="#1f6f8b")
             panel.set_xscale("log", base=2)
             panel.set_yscale("log")
+            panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             panel.grid(alpha=0.3)
             panel.set_xticks([point[axis] for point in points], [f"{point[axis]:,}" for point in points], fontsize=8)
             panel.minorticks_off()
