@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import plain
 import torch
 from common import RESULTS, report
 from torch import Tensor
@@ -48,19 +49,6 @@ def seconds(work: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def plain(rows: Tensor, atoms: Tensor, steps: int) -> Tensor:
-    """Correlations anew at every step, and codes of N x A."""
-    codes = torch.zeros(len(rows), len(atoms), device=rows.device)
-    residual, everyone = rows.clone(), torch.arange(len(rows), device=rows.device)
-    for _ in range(steps):
-        correlations = residual @ atoms.T
-        best = correlations.abs().argmax(1)
-        value = correlations[everyone, best]
-        codes[everyone, best] += value
-        residual = residual - value[:, None] * atoms[best]
-    return codes
-
-
 def same_choice(codes: Codes, exact: Codes) -> dict[str, float]:
     same = (codes.atoms == exact.atoms).double()
     return {
@@ -80,7 +68,7 @@ def main() -> None:
             "bfloat16": seconds(partial(torch.mm, rows.bfloat16(), atoms.bfloat16().T)),
             "float32": seconds(partial(torch.mm, rows, atoms.T)),
         }
-        slow = seconds(partial(plain, few, atoms, steps)) * many / len(few)
+        slow = seconds(partial(plain.pursuit, few, atoms, steps)) * many / len(few)
         exact = pursue(rows, prepare(atoms), steps=steps, backend="triton")
         for memory in ("64GiB", f"{3 * count**2}"):  # float32 Gram matrix, then 16 bits
             for products in PRODUCTS:

@@ -8,9 +8,9 @@ from torch import Tensor
 
 def pursuit(rows: Tensor, atoms: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Matching pursuit as public code has it; the codes (N, A) and the reconstructions (N, D)."""
-    codes = torch.zeros(len(rows), len(atoms))
+    codes = torch.zeros(len(rows), len(atoms), device=rows.device)
     residual = rows.clone()
-    everyone = torch.arange(len(rows))
+    everyone = torch.arange(len(rows), device=rows.device)
     for _ in range(steps):
         correlations = residual @ atoms.T
         best = correlations.abs().argmax(1)

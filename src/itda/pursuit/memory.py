@@ -63,13 +63,3 @@ def kind_of_gram(size: int, budget: int, device: torch.device) -> tuple[Kind, in
         return "int16", size
     rows = budget // (2 * size)
     return ("rows", rows) if rows >= _FEWEST_ROWS else ("none", 0)
-
-
-def human(count: int) -> str:
-    """Bytes to read, as `1.5 GiB`."""
-    amount = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024 or unit == "GiB":
-            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
-        amount /= 1024
-    raise AssertionError
