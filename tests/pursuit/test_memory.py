@@ -141,3 +141,14 @@ def test_the_mean_is_taken_off_each_row():
     mean = torch.linspace(-1, 1, 12)
     codes, expected = pursue(x + mean, atoms, steps=4, mean=mean), pursue(x, atoms, steps=4)
     assert torch.allclose(rebuild(codes, atoms), rebuild(expected, atoms), atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["omp", "gp"])
+def test_fitting_a_few_rows_at_a_time_changes_nothing(method, monkeypatch):
+    x, atoms = coherent(50, 16, 60)
+    coding = Coding(steps=5, method=method)
+    whole = pursue(x, atoms, coding, backend="torch")
+    monkeypatch.setattr("itda.pursuit.torch_batched._FIT_BYTES", 8 * 5 * 16 * 7)
+    parts = pursue(x, atoms, coding, backend="torch")
+    assert torch.equal(whole.atoms, parts.atoms)
+    assert torch.allclose(whole.coefficients, parts.coefficients, atol=1e-5)

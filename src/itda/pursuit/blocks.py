@@ -18,7 +18,7 @@ BLOCK_BYTES = 96 * 2**20  # first correlations (n, A) of one block; larger block
 def rows_at_once(prepared: Prepared, steps: int) -> int:
     """How many rows a block should have."""
     held = getattr(prepared.gram, "held", None)  # Gram rows that are kept: no step may ask for more
-    fitting = max(1, BLOCK_BYTES // (4 * max(len(prepared), prepared.width, steps**2, steps * 8)))
+    fitting = max(1, BLOCK_BYTES // (4 * max(len(prepared), prepared.width, steps**2)))
     return min(fitting, held) if held else fitting
 
 

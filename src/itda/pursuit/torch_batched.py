@@ -15,7 +15,7 @@ from itda.pursuit.prepared import Prepared
 # float32 correlations of unit rows carry errors of this order; below it a choice is noise
 NEGLIGIBLE = 1e-6
 _LOOKED_AT_AGAIN = 4  # best atoms that are compared in float32 where the Gram matrix is rounded
-_REFIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
+_FIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
 
 
 def pursue_block(rows: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
@@ -24,14 +24,16 @@ def pursue_block(rows: Tensor, first: Tensor | None, prepared: Prepared, coding:
         chosen, values = _by_gram(
             rows, prepared.first_correlations(rows).float() if first is None else first, prepared, coding
         )
-    else:
-        chosen, values = _by_products(rows, prepared.atoms, coding)
-    return finish(rows, prepared.atoms, chosen, values, coding)
+        return finish(rows, prepared.atoms, chosen, values, coding)
+    return pursue_by_products(rows, prepared.atoms, coding)
 
 
 def pursue_by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> BlockCodes:
     """Codes of unit rows (n, D) without a Gram matrix, by the plain method."""
-    return finish(rows, atoms, *_by_products(rows, atoms, coding), coding)
+    # Fitting coefficients takes the chosen atoms of all rows; a Gram matrix or not, that must stay small
+    at_once = len(rows) if coding.method == "mp" else _FIT_BYTES // (8 * coding.steps * atoms.shape[1])
+    parts = [finish(part, atoms, *_by_products(part, atoms, coding), coding) for part in rows.split(max(1, at_once))]
+    return BlockCodes(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def finish(rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, coding: Coding) -> BlockCodes:
@@ -147,7 +149,7 @@ def _compact(chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 def refit(rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, *, nonnegative: bool = False) -> Tensor:
     """Least-squares coefficients float32 (n, K) of rows (n, D) on their chosen atoms (n, K), -1 where unused."""
-    block = max(1, _REFIT_BYTES // (8 * chosen.shape[1] * atoms.shape[1]))
+    block = max(1, _FIT_BYTES // (8 * chosen.shape[1] * atoms.shape[1]))
     fitted = torch.empty_like(values)
     for start in range(0, len(rows), block):
         part = slice(start, start + block)
