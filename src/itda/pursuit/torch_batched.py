@@ -32,7 +32,9 @@ def pursue_by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> BlockCode
     """Codes of unit rows (n, D) without a Gram matrix, by the plain method."""
     # Fitting coefficients takes the chosen atoms of all rows; a Gram matrix or not, that must stay small
     at_once = len(rows) if coding.method == "mp" else _FIT_BYTES // (8 * coding.steps * atoms.shape[1])
-    parts = [finish(part, atoms, *_by_products(part, atoms, coding), coding) for part in rows.split(max(1, at_once))]
+    parts = [
+        finish(part, atoms, *_by_products(part, atoms, coding), coding) for part in torch.split(rows, max(1, at_once))
+    ]
     return BlockCodes(*map(torch.cat, zip(*parts, strict=True)))
 
 
