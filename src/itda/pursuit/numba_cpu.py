@@ -39,9 +39,10 @@ from itda.pursuit.numba_loops import (
     largest_of,
     start,
     subtract,
+    subtract_four,
     subtract_scaled,
 )
-from itda.pursuit.numba_search import HALF, NEGLIGIBLE, best_of, break_ties, leave, verify_first
+from itda.pursuit.numba_search import HALF, NEGLIGIBLE, best_of, break_ties, leave, stands_out, verify_first
 from itda.pursuit.numba_solvers import (
     DEPENDENT,
     extend_factor,
@@ -90,6 +91,40 @@ def _fit(
 
 
 @numba.njit(fastmath=FAST)
+def _apply(
+    correlations: Floats,
+    gram: Halves,
+    places: Integers,
+    solution: Doubles,
+    applied: Doubles,
+    used: int,
+    mask: np.int32,
+    tops: Integers,
+    four: Integers,
+    changes: Floats,
+) -> np.float32:
+    """Bring the correlations from the coefficients `applied` to `solution`; returns the most that rounding may do.
+
+    It counts for the coefficients as they are now, however often they have changed, and for those of the step in
+    which a correlation was last computed anew.
+    """
+    total, waiting = 0.0, 0
+    for place in range(used):
+        total += abs(solution[place])
+        change = np.float32(solution[place] - applied[place])
+        applied[place] = solution[place]
+        if change != 0:
+            four[waiting], changes[waiting] = places[place], change * _SCALE
+            waiting += 1
+        if waiting == 4 or (waiting and place == used - 1):
+            for spare in range(waiting, 4):
+                four[spare], changes[spare] = four[0], np.float32(0)
+            subtract_four(correlations, gram, four, changes, mask, tops)
+            waiting = 0
+    return 2 * np.float32(total) * _ROUNDING
+
+
+@numba.njit(fastmath=FAST)
 def _pursue(
     start_row: int,
     end_row: int,
@@ -130,7 +165,8 @@ def _pursue(
     products = np.empty((steps, steps)) if fitted else np.empty((1, 1))
     factor = np.empty((steps, steps)) if fitted else np.empty((1, 1))
     target = np.empty(steps)
-    solution, before = np.empty(steps), np.empty(steps)
+    solution, applied = np.empty(steps), np.empty(steps)
+    four, changes = np.empty(4, np.int32), np.empty(4, np.float32)
     for index in range(start_row, end_row):
         row, places = rows[index], chosen[index]
         own_slack = slack[index]
@@ -143,11 +179,15 @@ def _pursue(
             verified[:] = 0
         looks[0] = 64 + size // 8
         solution[:] = 0.0
+        applied[:] = 0.0
         residual[:] = row
         used, drift = 0, np.float32(0)
         for step in range(steps):
-            if method != _MATCHING and drift > 0:
+            # Where all coefficients change at every step, the residual is made anew, and only if something reads it
+            stale = method != _MATCHING and used > 0
+            if stale and (own_slack > 0 or stop_at > 0):
                 leave(residual, row, atoms, places, solution, used)
+                stale = False
             if stop_at > 0 and used and dot(residual, residual) <= stop_at:
                 break
             if own_slack > 0:
@@ -173,13 +213,21 @@ def _pursue(
                     ask_for(gram[atom], atoms[atom])
             if atom < 0 or looks[0] < 0:
                 break
-            if drift > 0:
+            value = correlations[atom]
+            if drift > 0 and not stands_out(atom, correlations, tops, drift, mask):
+                if stale:
+                    leave(residual, row, atoms, places, solution, used)
+                    stale = False
                 atom = break_ties(atom, correlations, tops, residual, atoms, drift, mask, looks)
                 if atom < 0:
                     break
             if looks[0] < 0:
                 break
-            value = dot(residual, atoms[atom])
+            if stale and abs(value) <= drift + NEGLIGIBLE:
+                leave(residual, row, atoms, places, solution, used)
+                stale = False
+            if not stale:
+                value = dot(residual, atoms[atom])
             if not (value if nonnegative else abs(value)) > NEGLIGIBLE:
                 break
             place = 0
@@ -198,16 +246,12 @@ def _pursue(
                     drift += abs(value) * _ROUNDING
                     subtract(correlations, gram[atom], value * _SCALE, mask, tops, far)
                 continue
-            before[:used] = solution[:used]
             if not _fit(method, nonnegative, place, fresh, used, products, target, factor, solution):
                 used -= fresh
                 break
             if step + 1 < steps:
-                for other in range(used):
-                    change = np.float32(solution[other] - before[other])
-                    if change != 0:
-                        drift += abs(change) * _ROUNDING
-                        subtract(correlations, gram[places[other]], change * _SCALE, mask, tops, far)
+                rounded = _apply(correlations, gram, places, solution, applied, used, mask, tops, four, changes)
+                drift = max(drift, rounded)
         if refit and method != _ORTHOGONAL:
             if nonnegative:
                 nonnegative_least_squares(products, target, used, solution)

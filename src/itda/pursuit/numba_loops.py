@@ -218,6 +218,29 @@ def subtract(
 
 
 @numba.njit(fastmath=FAST)
+def subtract_four(
+    correlations: Floats, gram: Halves, atoms: Integers, weights: Floats, mask: np.int32, tops: Integers
+) -> None:
+    """`subtract` for four atoms in one pass, in which the correlations are read and written once."""
+    size = correlations.shape[0]
+    first_row, second_row, third_row, fourth_row = gram[atoms[0]], gram[atoms[1]], gram[atoms[2]], gram[atoms[3]]
+    weight, second_weight, third_weight, fourth_weight = weights[0], weights[1], weights[2], weights[3]
+    for strip in range(tops.shape[0]):
+        part = slice(strip * STRIP, min((strip + 1) * STRIP, size))
+        values = correlations[part]
+        first, second, third, fourth = first_row[part], second_row[part], third_row[part], fourth_row[part]
+        largest = np.int32(0)
+        for atom in range(values.shape[0]):
+            value = values[atom] - (
+                (weight * np.float32(first[atom]) + second_weight * np.float32(second[atom]))
+                + (third_weight * np.float32(third[atom]) + fourth_weight * np.float32(fourth[atom]))
+            )
+            values[atom] = value
+            largest = larger(largest, value, mask)
+        tops[strip] = largest
+
+
+@numba.njit(fastmath=FAST)
 def subtract_scaled(values: Floats, row: Floats, weight: np.float32) -> None:
     """values -= weight * row."""
     for index in range(values.shape[0]):

@@ -152,6 +152,15 @@ def verify_first(
 
 
 @numba.njit(fastmath=FAST)
+def stands_out(atom: int, correlations: Floats, tops: Integers, drift: np.float32, mask: np.int32) -> bool:
+    """Whether no other atom is within the Gram matrix's rounding of `atom`."""
+    best = bits_of(correlations[atom]) & mask
+    lowest = bits_of(max(float_of(best) - 2 * drift, np.float32(0)))
+    own = atom // STRIP
+    return count_bits(tops, lowest) == 1 and count_from(_strip(correlations, own), lowest, mask) == 1
+
+
+@numba.njit(fastmath=FAST)
 def break_ties(
     atom: int,
     correlations: Floats,
@@ -168,9 +177,6 @@ def break_ties(
     """
     best = bits_of(correlations[atom]) & mask
     lowest = bits_of(max(float_of(best) - 2 * drift, np.float32(0)))
-    own = atom // STRIP
-    if count_bits(tops, lowest) == 1 and count_from(_strip(correlations, own), lowest, mask) == 1:
-        return atom
     exact = False
     for strip in range(tops.shape[0]):
         if tops[strip] < lowest:
