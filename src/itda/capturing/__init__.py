@@ -7,9 +7,9 @@ import torch
 
 from itda import progress as progress_bars
 from itda.capturing.options import CaptureOptions
-from itda.capturing.running import Block, Capture, FewerRowsWarning, decomposed
+from itda.capturing.running import Capture, FewerRowsWarning, decomposed
 from itda.capturing.sampling import in_groups, whole_windows
-from itda.data.activations import Activations
+from itda.data.activations import Activations, Block
 from itda.data.corpus import Corpus
 from itda.data.sources import Sources
 from itda.models.loading import Model, checked_model

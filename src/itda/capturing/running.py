@@ -4,10 +4,11 @@ Two readings of the corpus: one counts tokens and decides how many rows each doc
 runs the model. Memory is bounded by one batch of windows and, per document, one number.
 """
 
+import math
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from itda.capturing import sampling
 from itda.capturing.options import CaptureOptions
+from itda.capturing.position import Position
+from itda.data.activations import Block
 from itda.data.corpus import Corpus, Document
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources, Window
@@ -35,14 +38,6 @@ class FewerRowsWarning(UserWarning):
     """Sinks took more rows than other tokens could make good."""
 
 
-class Block(NamedTuple):
-    """Rows of one site from one forward pass."""
-
-    rows: Tensor
-    """float32 (n, D), on the CPU."""
-    sources: Sources
-
-
 class Piece(NamedTuple):
     """One window of a document and which of its tokens are wanted."""
 
@@ -56,10 +51,19 @@ class Piece(NamedTuple):
 class Capture:
     """One pass of a model over a corpus, as blocks of rows for each site.
 
-    Iterate once; `total`, `counts` and `provenance` say what it will give and what it gave.
+    Iterate once; `total` and `provenance` say what it will give and what it gave. After each block
+    `positions` holds all that another capture of the same things needs to go on behind it.
     """
 
-    def __init__(self, model: Model, corpus: Corpus, sites: Sequence[str], options: CaptureOptions) -> None:
+    def __init__(
+        self,
+        model: Model,
+        corpus: Corpus,
+        sites: Sequence[str],
+        options: CaptureOptions,
+        *,
+        positions: Mapping[str, Position] | None = None,
+    ) -> None:
         checked_model(model)
         if not isinstance(corpus, Corpus):
             raise CorpusError(f"A capture needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
@@ -68,10 +72,9 @@ class Capture:
         self.model, self.corpus, self.options = model, corpus, options
         self.sites: list[Site] = [model.site(name) for name in sites]
         self.length = options.window or model.window
-        self.counts: dict[str, Counter[str]] = {site.name: Counter() for site in self.sites}
+        self.positions = {site.name: (positions or {}).get(site.name) or Position() for site in self.sites}
         self._shares = self._plan()
         self._names = tokenizing.token_names(model)
-        self._thresholds: dict[str, float] = {}
 
     @property
     def total(self) -> int:
@@ -94,25 +97,27 @@ class Capture:
                 **asdict(self.options),
                 "window": self.length,
                 # What decides the bits; a batch size that decides nothing must not change the file
-                "batch_size": CANONICAL_BATCH if self.options.canonical else self.options.batch_size,
-                "sink_norm": self._thresholds.get(site),
-                "counts": dict(sorted(self.counts[site].items())),
+                "batch_size": self._windows_a_pass,
+                "sink_norm": self.positions[site].sink_norm,
+                "counts": dict(sorted(self.positions[site].counts.items())),
             },
         )
 
     def __iter__(self) -> Iterator[dict[str, Block]]:
-        self._thresholds = self._usual_norms()
-        owed = Counter[str]()  # rows that sinks have taken away, made up for by later windows
-        for pieces in self._batches(self._pieces()):
-            yield {
-                site.name: self._select(site.name, values, pieces, owed)
-                for site, values in zip(self.sites, self._forward(pieces), strict=True)
-            }
-        for name, missing in owed.items():
-            if self.options.tokens is not None and missing > 0:
+        self._find_sink_norms()
+        for index, pieces in enumerate(self._batches(self._pieces())):
+            due = [site for site in self.sites if self.positions[site.name].passes == index]
+            if due:
+                yield {
+                    site.name: self._select(site.name, values, pieces)
+                    for site, values in zip(due, self._forward(pieces, due), strict=True)
+                }
+        for name, position in self.positions.items():
+            wanted = self.options.tokens
+            if wanted is not None and position.owed > 0:
                 message = (
-                    f"Only {self.options.tokens - missing:,} of {self.options.tokens:,} rows at {name!r} could be "
-                    "taken: the others are sinks. Ask for fewer tokens, give more text, or keep sinks (sinks='keep')."
+                    f"Only {wanted - position.owed:,} of {wanted:,} rows at {name!r} could be taken: the others are "
+                    "sinks. Ask for fewer tokens, give more text, or keep sinks (sinks='keep')."
                 )
                 warnings.warn(message, FewerRowsWarning, stacklevel=2)
 
@@ -170,58 +175,64 @@ class Capture:
                 if count:
                     yield Piece(document, window, generator.permutation(np.flatnonzero(self._eligible(window))), count)
 
-    def _batches(self, pieces: Iterator[Piece]) -> Iterator[tuple[Piece, ...]]:
-        return sampling.in_groups(pieces, CANONICAL_BATCH if self.options.canonical else self.options.batch_size)
+    @property
+    def _windows_a_pass(self) -> int:
+        return CANONICAL_BATCH if self.options.canonical else self.options.batch_size
 
-    def _forward(self, pieces: Sequence[Piece]) -> list[Tensor]:
+    def _batches(self, pieces: Iterator[Piece]) -> Iterator[tuple[Piece, ...]]:
+        return sampling.in_groups(pieces, self._windows_a_pass)
+
+    def _forward(self, pieces: Sequence[Piece], sites: Sequence[Site]) -> list[Tensor]:
         parts = [piece.window for piece in pieces]
         side = self.options.padding_side
         if self.options.canonical:
             inputs = tokenizing.canonical_batch(self.model, parts, length=self.length, side=side)
         else:
             inputs = tokenizing.batch(self.model, parts, length=None, side=side)
-        found = read(self.model.module, inputs, self.sites)
+        found = read(self.model.module, inputs, sites)
         size = inputs["input_ids"].shape[1]
         # Padding goes by what was put there, never by token id: many tokenizers pad with a real token.
         starts = [0 if side == "right" else size - len(part) for part in parts]
         tokens = [slice(start, start + len(part)) for start, part in zip(starts, parts, strict=True)]
         return [
             torch.cat([found[site.name][row, place] for row, place in enumerate(tokens)]).float().cpu()
-            for site in self.sites
+            for site in sites
         ]
 
-    def _usual_norms(self) -> dict[str, float]:
+    def _find_sink_norms(self) -> None:
         """The norm above which an activation is a sink, from the first windows of the corpus."""
-        if self.options.sink_norm is not None:
-            return dict.fromkeys((site.name for site in self.sites), self.options.sink_norm)
-        norms: dict[str, list[Tensor]] = {site.name: [] for site in self.sites}
-        seen = 0
-        for pieces in self._batches(self._pieces()):
+        unknown = [site for site in self.sites if self.positions[site.name].sink_norm is None]
+        if self.options.sink_norm is not None or not unknown:
+            for site in unknown:
+                self.positions[site.name].sink_norm = self.options.sink_norm
+            return
+        norms: dict[str, list[Tensor]] = {site.name: [] for site in unknown}
+        for pieces in islice(self._batches(self._pieces()), math.ceil(_CALIBRATION_WINDOWS / self._windows_a_pass)):
             text = torch.from_numpy(np.concatenate([~piece.window.special for piece in pieces]))
-            for site, values in zip(self.sites, self._forward(pieces), strict=True):
+            for site, values in zip(unknown, self._forward(pieces, unknown), strict=True):
                 norms[site.name].append(torch.linalg.vector_norm(values, dim=1)[text])
-            seen += len(pieces)
-            if seen >= _CALIBRATION_WINDOWS:
-                break
-        return {name: self.options.sink_ratio * float(torch.cat(parts).median()) for name, parts in norms.items()}
+        for name, parts in norms.items():
+            self.positions[name].sink_norm = self.options.sink_ratio * float(torch.cat(parts).median())
 
-    def _select(self, site: str, values: Tensor, pieces: Sequence[Piece], owed: Counter[str]) -> Block:
+    def _select(self, site: str, values: Tensor, pieces: Sequence[Piece]) -> Block:
         finite(values, f"The activations at {site!r}")
-        sink = (torch.linalg.vector_norm(values, dim=1) > self._thresholds[site]).numpy()
-        counts = self.counts[site]
+        position = self.positions[site]
+        sink = (torch.linalg.vector_norm(values, dim=1) > position.sink_norm).numpy()
+        counts = position.counts
         taken, first = [], 0
         for piece in pieces:
             ends = first + len(piece.window)
             is_sink = sink[first:ends]
             free = piece.order[~is_sink[piece.order]] if self.options.sinks == "drop" else piece.order
-            chosen = np.sort(free[: piece.wanted + owed[site]])
-            owed[site] += piece.wanted - len(chosen)
+            chosen = np.sort(free[: piece.wanted + position.owed])
+            position.owed += piece.wanted - len(chosen)
             taken.append(chosen)
             counts["tokens"] += len(piece.window)
             counts["special"] += int(piece.window.special.sum())
             counts["sinks"] += int((is_sink & self._eligible(piece.window)).sum())
             counts["rows"] += len(chosen)
             first = ends
+        position.passes += 1
         offsets = np.cumsum([0, *(len(piece.window) for piece in pieces)])
         rows = torch.from_numpy(
             np.concatenate([chosen + offset for chosen, offset in zip(taken, offsets, strict=False)])

@@ -1,15 +1,25 @@
 """Activations with the source of every row."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor
 
 from itda.data import files
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources
 from itda.errors import FormatError
+
+
+class Block(NamedTuple):
+    """Some rows of one site, in their order."""
+
+    rows: Tensor
+    """float32 (n, D), on the CPU."""
+    sources: Sources
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +44,17 @@ class Activations:
     def site(self) -> str:
         """The place in the model."""
         return self.provenance.site
+
+    @property
+    def width(self) -> int:
+        """D, the width of the rows."""
+        return self.rows.shape[1]
+
+    def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
+        """The rows from `first` on in pieces of at most `size`."""
+        for start in range(first, len(self), size):
+            places = torch.arange(start, min(start + size, len(self)))
+            yield Block(self.rows[start : start + size], self.sources.select(places))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write rows and sources to a folder.
