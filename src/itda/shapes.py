@@ -26,7 +26,7 @@ def as_matrix(
         axes: its axis letters, for the message ("N, D").
         width: the second axis that is needed, if any.
         advice: what to do about a wrong width.
-        look: look for NaN and infinity; only where whoever goes through the values next does so.
+        look: make it float32 and look for NaN and infinity; only where whoever goes through the values next does so.
     Returns: float32 tensor on the device of `array`; the same memory where nothing had to change.
     Raises: ShapeError for other shapes or types; ActivationError for NaN or infinity.
     """
@@ -42,8 +42,7 @@ def as_matrix(
         raise ShapeError(f"{what} must have the width {width}. Got {matrix.shape[1]} instead. {advice}".strip())
     if matrix.shape[1] == 0:
         raise ShapeError(f"{what} must have a width of at least 1. Got the shape {tuple(matrix.shape)} instead.")
-    matrix = matrix.detach().to(torch.float32)
-    return finite(matrix, what) if look else matrix
+    return finite(matrix.detach().to(torch.float32), what) if look else matrix.detach()
 
 
 def finite(matrix: Tensor, what: str) -> Tensor:

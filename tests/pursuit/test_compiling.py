@@ -1,12 +1,17 @@
 """The compiled kernel is kept on disk, reported when it is made, and made anew when a part of it changes."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import torch
+
 import itda
+from itda.pursuit import numba_cpu, pursue
 
 CODE = """
 import logging, sys
@@ -34,13 +39,28 @@ def test_it_is_compiled_once_and_again_when_any_of_its_files_changes(tmp_path):
     assert "Compiled the pursuit kernel" in run(tmp_path)
 
 
-def test_the_number_of_threads_is_torch_s():
+def test_all_that_is_compiled_is_part_of_the_key():
+    """What the kernel's files import from this package is frozen into machine code."""
+    folder = Path(numba_cpu.__file__).parent
+    imported = set()
+    for module in ("numba_cpu", "numba_loops", "numba_search", "numba_solvers"):
+        for node in ast.walk(ast.parse((folder / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("itda.pursuit"):
+                parts = (node.module or "").split(".")
+                imported |= {parts[2]} if len(parts) > 2 else {alias.name for alias in node.names}
+    assert imported - {"codes", "prepared"} <= set(numba_cpu.COMPILED)
+
+
+def test_the_number_of_threads_is_torch_s(monkeypatch):
     """And is put back: numba's own setting is the user's."""
-    import numba
-    import torch
-
-    from itda.pursuit import pursue
-
-    before = numba.get_num_threads()
-    pursue(torch.randn(64, 32), torch.nn.functional.normalize(torch.randn(900, 32), dim=1), steps=30)
+    asked = []
+    before, threads = numba.get_num_threads(), torch.get_num_threads()
+    kept = numba.set_num_threads
+    monkeypatch.setattr(numba, "set_num_threads", lambda count: (asked.append(count), kept(count)))
+    torch.set_num_threads(1)
+    try:
+        pursue(torch.randn(64, 32), torch.nn.functional.normalize(torch.randn(900, 32), dim=1), steps=30)
+    finally:
+        torch.set_num_threads(threads)
+    assert asked == [1, before]
     assert numba.get_num_threads() == before

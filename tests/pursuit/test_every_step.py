@@ -1,6 +1,7 @@
 """Every backend, method and option: each choice is a best one, and what is left is what the reference leaves."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from itda.pursuit import Coding, prepare, pursue
+from itda.pursuit.halves import BFLOAT16, HIGH_PARTS, HalfProducts
 from support.oracle import assert_every_choice_is_a_best_one, residual_norms, rounding_of_coefficients
 from support.signals import adversarial, coherent, unit
 
@@ -21,7 +23,7 @@ BUDGETS = {"whole": None, "none": 0}
 @given(
     rows=st.integers(0, 12),
     width=st.integers(1, 24),
-    atoms=st.integers(1, 40),
+    atoms=st.one_of(st.integers(1, 40), st.sampled_from([127, 128, 129, 300, 1100])),
     steps=st.integers(1, 12),
     scale=st.sampled_from([1e-6, 1.0, 1e6]),
     kind=st.sampled_from(["random", "coherent", "duplicated", "nearly duplicated", "zero rows", "atoms as rows"]),
@@ -41,6 +43,11 @@ def test_on_adversarial_inputs(rows, width, atoms, steps, scale, kind, nonnegati
             lost = residual_norms(x, dictionary, codes)
             allowed = 1e-4 + rounding_of_coefficients(codes.coefficients) / x.double().norm(dim=1).clamp_min(1e-300)
             assert (lost <= 1 + allowed).all()
+            if method == "omp" and not nonnegative and not refit:
+                plain = pursue(x, dictionary, coding, backend="reference")
+                same = (codes.atoms == plain.atoms).all(1)  # ties may go either way
+                expected = residual_norms(x, dictionary, plain)
+                assert ((lost - expected).abs() <= allowed + rounding_of_coefficients(plain.coefficients))[same].all()
             assert ((codes.unexplained.double() - lost.square()).abs() <= allowed).all()
             assert not nonnegative or (codes.coefficients[codes.atoms >= 0] > 0).all()
 
@@ -60,16 +67,79 @@ def test_leaves_what_the_reference_leaves(backend, method, nonnegative, refit):
 
 @pytest.mark.parametrize("width", [512, 600])
 @pytest.mark.parametrize("method", METHODS)
-def test_first_correlations_in_bfloat16_choose_as_float32_does(width, method):
-    """A dictionary of this size takes products in bfloat16, where the processor has matrix units for them."""
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_first_correlations_in_bfloat16_choose_as_float32_does(width, method, nonnegative, monkeypatch):
+    """As on a processor with matrix units for them."""
+    monkeypatch.setattr("itda.pursuit.prepared._has_matrix_units", lambda: True)
     x, dictionary = coherent(24, width, 1500)
     x[0], x[1] = 5 * dictionary[3], 0
     x[2] = dictionary[4] + 1e-3 * x[2] / x[2].norm()  # hardly anything left after one step
-    coding = Coding(steps=12, method=method)
+    x[3] = -dictionary.sum(0)  # away from all atoms
+    coding = Coding(steps=12, method=method, nonnegative=nonnegative)
     assert_every_choice_is_a_best_one(x, dictionary, coding, "numba")
     fast = pursue(x, dictionary, coding, backend="numba")
+    assert fast.route.endswith("first products in bfloat16, looked at again in float32")
     plain = pursue(x, dictionary, coding, backend="reference")
     assert (residual_norms(x, dictionary, fast) - residual_norms(x, dictionary, plain)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["coherent", "random", "one direction"])
+def test_the_error_of_products_in_bfloat16_is_bounded(kind):
+    x, dictionary = coherent(50, 600, 1500)
+    if kind == "random":
+        dictionary = unit(torch.randn(1500, 600))
+    if kind == "one direction":
+        dictionary = unit(dictionary[:1] + 1e-3 * dictionary)
+    x, halves = unit(x), HalfProducts(dictionary[:1000])
+    halves.append(dictionary[1000:])
+    first = torch.empty(50, 1500, dtype=torch.bfloat16)
+    slack = halves.correlations(x, first)
+    error = (first.double() - x.double() @ dictionary.double().T).abs()
+    bound = slack[:, None] * halves.spread + 1.01 * BFLOAT16 * first.float().abs() + HIGH_PARTS
+    assert (error <= bound).all()
+    assert kind == "random" or bound.mean() < 0.01
+
+
+def test_rounding_rules_no_atom_out_of_a_nonnegative_code():
+    """Correlations that are a little below zero in 16 bits and a little above it in truth."""
+    x, dictionary = coherent(400, 16, 60, seed=3)
+    coding = Coding(steps=24, nonnegative=True)
+    for backend in ("numba", "torch"):
+        assert_every_choice_is_a_best_one(x, dictionary, coding, backend, tolerance=2e-6)
+
+
+def test_rounding_ends_no_nonnegative_code(monkeypatch):
+    """Of all atoms one is ahead of zero, by less than a product in bfloat16 can tell."""
+    monkeypatch.setattr("itda.pursuit.prepared._has_matrix_units", lambda: True)
+    base = unit(torch.randn(1, 512))[0]
+    own = unit(torch.randn(1100, 512))
+    atoms = unit(base + 0.3 * own)
+    ahead = torch.arange(200)
+    share = (atoms[ahead] @ base) / (atoms[ahead] * own[ahead]).sum(1)
+    rows = unit(share[:, None] * own[ahead] - base)
+    rows = unit(rows + (2e-5 - (rows * atoms[ahead]).sum(1))[:, None] * atoms[ahead])
+    codes = pursue(rows, atoms, Coding(steps=1, nonnegative=True), backend="numba")
+    assert torch.equal(codes.atoms[:, 0].long(), ahead)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+@pytest.mark.parametrize("angle", [1e-2, 9e-4, 1e-4])
+def test_orthogonal_pursuit_tells_atoms_apart_that_are_nearly_the_same(backend, angle):
+    atoms = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
+    codes = pursue(torch.tensor([[1.0, 1.0]]), atoms, Coding(steps=2, method="omp"), backend=backend)
+    assert residual_norms(torch.tensor([[1.0, 1.0]]), atoms, codes) < 1e-3
+    assert codes.l0.tolist() == [2]
+
+
+@pytest.mark.parametrize("memory", [None, 2 * 64 * 70])
+def test_more_copies_of_an_atom_than_are_looked_at_again(memory):
+    """Eight and more nearly equal atoms are all within the rounding of 16 bits."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(8, 32, generator=generator)
+    dictionary = unit(base.repeat_interleave(8, 0) + 3e-5 * torch.randn(64, 32, generator=generator))
+    x = base[:6] + 0.5 * base[2:] + 0.1 * torch.randn(6, 32, generator=generator)
+    for backend in ("torch", "numba") if memory is None else ("torch",):
+        assert_every_choice_is_a_best_one(x, dictionary, Coding(steps=8), backend, memory, tolerance=3e-6)
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch", "numba"])

@@ -116,7 +116,7 @@ def test_a_dictionary_that_outgrows_its_budget_goes_on_with_less():
     assert torch.allclose(codes.unexplained, pursue(x, atoms, steps=4).unexplained, atol=1e-5)
 
 
-@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("backend", ["numba", "torch", "reference"])
 def test_a_block_encodes_against_the_atoms_there_are_by_now(backend):
     x, atoms = coherent(50, 16, 120)
     prepared = Prepared(atoms[:20])
@@ -129,6 +129,24 @@ def test_a_block_encodes_against_the_atoms_there_are_by_now(backend):
         assert torch.equal(codes.atoms, expected.atoms)
         assert torch.allclose(codes.coefficients, expected.coefficients, atol=1e-4)
         assert torch.allclose(codes.unexplained, expected.unexplained, atol=1e-6)
+        assert codes.route == expected.route
+
+
+def test_a_block_may_use_more_atoms_than_are_kept():
+    x, atoms = coherent(300, 12, 400)
+    prepared = prepare(atoms, memory=2 * 400 * 70)
+    codes = Block(x, prepared).pursue(Coding(steps=4), torch.arange(300))
+    assert prepared.kind == "rows"
+    assert torch.allclose(codes.unexplained, pursue(x, atoms, steps=4).unexplained, atol=1e-5)
+
+
+def test_the_matrix_is_kept_as_long_as_it_fits():
+    """Not only as long as the doubled buffer does."""
+    _, atoms = coherent(1, 8, 700)
+    prepared = Prepared(atoms[:400], memory=2 * 700 * 700)
+    prepared.append(atoms[400:])
+    assert prepared.kind == "int16"
+    assert prepared.gram.capacity == 700
 
 
 def test_a_backend_that_needs_the_whole_matrix_says_so():

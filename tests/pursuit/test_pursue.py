@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from itda.errors import ActivationError, OptionError, ShapeError
-from itda.pursuit import Codes, Coding, prepare, pursue, rebuild, reference
+from itda.errors import ActivationError, BackendError, OptionError, ShapeError
+from itda.pursuit import Codes, Coding, blocks, prepare, pursue, rebuild, reference
 from support.signals import coherent, planted, unit
 
 ROUTES = [(backend, method) for backend in ("torch", "numba") for method in ("mp", "omp", "gp")]
@@ -91,7 +91,7 @@ def test_refit_never_explains_less():
 def test_blocks_do_not_change_the_codes(backend, monkeypatch):
     x, atoms = coherent(50, 16, 30)
     whole = pursue(x, atoms, steps=5, backend=backend)
-    monkeypatch.setattr("itda.pursuit.blocks.BLOCK_BYTES", 4 * 30 * 7)
+    monkeypatch.setitem(blocks.BLOCK_BYTES, "cpu", 4 * 30 * 7)
     parts = pursue(x, atoms, steps=5, backend=backend)
     assert torch.equal(whole.atoms, parts.atoms)
     assert torch.allclose(whole.coefficients, parts.coefficients, atol=1e-6)
@@ -165,3 +165,36 @@ def test_the_reference_is_the_textbook_rule():
     atoms = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]])
     code = reference.pursue_row(np.array([2.0, 1.0]), atoms, Coding(steps=2))
     assert code == pytest.approx({2: 2.2, 1: -0.32})  # <x, d2> = 2.2, and x - 2.2 d2 = (0.24, -0.32)
+
+
+@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+def test_what_the_process_around_asks_for_changes_nothing(products, monkeypatch):
+    """Autocast, faster and coarser float32 products, inference mode, a generator in use."""
+    monkeypatch.setattr("itda.pursuit.prepared._has_matrix_units", lambda: products == "bfloat16")
+    x, atoms = coherent(20, 512, 1100)
+    expected = pursue(x, atoms, steps=6)
+    torch.manual_seed(5)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu"), torch.inference_mode():
+            prepared = prepare(atoms)
+            inside = pursue(x, prepared, steps=6)
+        outside = pursue(x, prepared, steps=6)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert torch.equal(torch.rand(1), drawn)
+    for codes in (inside, outside):
+        assert torch.equal(codes.atoms, expected.atoms)
+        assert torch.equal(codes.coefficients, expected.coefficients)
+
+
+def test_products_that_nothing_would_use_are_refused():
+    rounded = prepare(torch.eye(3), products="bfloat16")
+    with pytest.raises(OptionError, match="plain pursuit"):
+        pursue(torch.ones(2, 3), rounded, Coding(steps=1, method="omp"))
+    with pytest.raises(BackendError, match="those of float32"):
+        pursue(torch.ones(2, 3), rounded, steps=1, backend="numba")
+    assert pursue(torch.ones(2, 3), rounded, steps=1).route.endswith("first products in bfloat16")

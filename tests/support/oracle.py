@@ -3,7 +3,7 @@
 import torch
 
 from itda.pursuit import prepare, pursue, rebuild
-from itda.pursuit.torch_batched import NEGLIGIBLE
+from itda.pursuit.limits import NEGLIGIBLE
 
 
 def residual_norms(x, dictionary, codes):
@@ -32,14 +32,13 @@ def assert_every_choice_is_a_best_one(x, dictionary, coding, backend, memory=Non
             changed = (after - before).abs()
             moved = changed.amax(1) > 0
             chosen = changed.argmax(1)
-        else:  # the coefficients of all atoms change: the choice is known where an atom is new
-            if coding.nonnegative:  # an atom that had fallen to zero may come back beside the one that is chosen
-                return
+        else:  # the coefficients of all atoms change: the choice is known where one atom is new
             fresh = (after != 0) & (before == 0)
             moved, chosen = fresh.sum(1) == 1, fresh.byte().argmax(1)
         lead = best - sizes.gather(1, chosen[:, None])[:, 0]
         allowed = tolerance * norms + rounding_of_coefficients(before)
         assert (lead[moved] <= allowed[moved]).all()
-        if coding.method == "mp":  # it stopped only where nothing is left to choose
-            assert (best[~moved] <= (tolerance + 2 * NEGLIGIBLE) * norms[~moved]).all()
+        if coding.method == "mp" or (coding.method == "omp" and not coding.nonnegative):
+            stopped = (after == before).all(1) if coding.method == "mp" else ~fresh.any(1)
+            assert (best[stopped] <= (allowed + 2 * NEGLIGIBLE * norms)[stopped]).all()  # nothing is left to choose
         before = after

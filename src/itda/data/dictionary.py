@@ -154,7 +154,7 @@ class Dictionary:
             self.check_activations(rows)
             rows = rows.rows
         advice = f"Capture them at {self.site!r} of {self.model_id!r}." if self.provenance else ""
-        matrix = as_matrix(rows, "rows", "N, D", width=self.width, advice=advice)
+        matrix = as_matrix(rows, "rows", "N, D", width=self.width, advice=advice, look=False)
         used = checked_coding(coding or self.coding).with_options(steps=steps)
         if used.steps > len(self):
             raise OptionError(f"steps={used.steps} is more than the {len(self)} atoms of this dictionary. Lower steps.")

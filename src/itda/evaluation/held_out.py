@@ -90,7 +90,7 @@ def evaluate(
     length = min(captured.get("window") or model.window, model.positions)
     chosen = whole_windows(model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
-    randoms = random_atoms(dictionary, model, where, seed) if baselines else None
+    randoms = random_atoms(dictionary, model, where, seed, memory=memory) if baselines else None
     if memory is not None:
         dictionary.prepare(memory=memory)
     run = _Pass(

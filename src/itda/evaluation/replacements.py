@@ -17,7 +17,9 @@ from itda.pursuit import Coding, Prepared, prepare, pursue, rebuild
 _TOKENS_A_WINDOW = 8  # drawn for the random atoms: few enough to be diverse, many enough to be cheap
 
 
-def random_atoms(dictionary: Dictionary, model: Model, site: str, seed: int) -> Prepared | None:
+def random_atoms(
+    dictionary: Dictionary, model: Model, site: str, seed: int, *, memory: int | str | None = None
+) -> Prepared | None:
     """As many random activations as the dictionary has atoms, from the windows its atoms come from.
 
     The windows' text travels with the dictionary, so the baseline needs no second corpus. None where
@@ -52,7 +54,7 @@ def random_atoms(dictionary: Dictionary, model: Model, site: str, seed: int) -> 
     rows = rows[(rows != 0).any(1)]
     if len(rows) < wanted:
         return None
-    return prepare(torch.nn.functional.normalize(rows, dim=1))
+    return prepare(torch.nn.functional.normalize(rows, dim=1), memory=memory)
 
 
 class Replacements:

@@ -4,7 +4,6 @@
 comes from outside is checked here, so that the kernels check nothing.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from itda.errors import ActivationError, OptionError, ShapeError
 from itda.pursuit import backends, blocks, torch_batched
 from itda.pursuit.blocks import Block
 from itda.pursuit.codes import Codes, Coding, default_steps
+from itda.pursuit.precision import plain_float32
 from itda.pursuit.prepared import Prepared
 from itda.shapes import as_matrix, finite, unit_rows
 
@@ -43,7 +43,11 @@ def prepare(atoms: Any, *, memory: Any = None, products: str = "float32") -> Pre
     Returns: what `pursue` takes in place of atoms; it can grow.
     Raises: ShapeError, ActivationError, OptionError.
     """
-    return Prepared(unit_rows(as_matrix(atoms, "atoms", "A, D")), memory=memory, products=products)
+    matrix = unit_rows(as_matrix(atoms, "atoms", "A, D"))
+    with plain_float32(matrix.device):
+        prepared = Prepared(matrix, memory=memory, products=products)
+        prepared.halves()
+    return prepared
 
 
 def pursue(
@@ -78,21 +82,26 @@ def pursue(
     if prepared.device != rows.device:
         raise ShapeError(f"The rows are on {rows.device}, the atoms on {prepared.device}. Move one of them.")
     try:
-        return _in_blocks(rows, prepared, coding, chosen, mean)
+        with plain_float32(rows.device):
+            return _in_blocks(rows, prepared, coding, chosen, mean)
     except ActivationError:
-        finite(rows, "rows")  # says which of all rows it is
+        finite(rows.float(), "rows")  # says which of all rows it is
         raise
 
 
 def _in_blocks(rows: Tensor, prepared: Prepared, coding: Coding, backend: str, mean: Tensor | None) -> Codes:
     at_once = blocks.rows_at_once(prepared, coding.steps)
-    run = _reference if backend == "reference" else partial(blocks.pursue_rows, backend=backend)
+
+    def run(part: Tensor) -> Codes:
+        part = part.float()
+        return blocks.pursue_rows(part if mean is None else part - mean, prepared, coding, backend)
+
     if len(rows) <= at_once:
-        return run(rows if mean is None else rows - mean, prepared, coding)
+        return run(rows)
     codes = _empty_codes(len(rows), coding.steps, rows.device, backends.route(backend, prepared, coding))
     for start in range(0, len(rows), at_once):
         part = slice(start, start + at_once)
-        codes.put(part, run(rows[part] if mean is None else rows[part] - mean, prepared, coding))
+        codes.put(part, run(rows[part]))
     return codes
 
 
@@ -130,12 +139,3 @@ def _empty_codes(count: int, steps: int, device: torch.device, route: str) -> Co
         torch.empty(count, device=device),
         route,
     )
-
-
-def _reference(rows: Tensor, prepared: Prepared, coding: Coding) -> Codes:
-    from itda.pursuit import reference
-
-    finite(rows, "rows")
-    arrays = reference.pursue(rows.cpu().double().numpy(), prepared.atoms.cpu().double().numpy(), coding)
-    chosen, coefficients, unexplained, cosine = (torch.from_numpy(array).to(rows.device) for array in arrays)
-    return Codes(chosen, coefficients.float(), unexplained.float(), cosine.float(), "reference")

@@ -26,6 +26,11 @@ def choose(backend: str, prepared: Prepared, coding: Coding) -> str:
     """
     if backend not in get_args(Backend):
         raise OptionError(f"backend must be one of {', '.join(get_args(Backend))}. Got {backend!r} instead.")
+    if prepared.products != "float32" and coding.method != "mp":
+        raise OptionError(
+            f"products={prepared.products!r} are for plain pursuit (method='mp'). Got method={coding.method!r}; "
+            "prepare the atoms without it."
+        )
     reason_against = {"numba": _not_numba, "triton": _not_triton}
     if backend == "auto":
         fitting = {"cpu": "numba", "cuda": "triton"}.get(prepared.device.type, "torch")
@@ -40,7 +45,10 @@ def route(backend: str, prepared: Prepared, coding: Coding) -> str:
     if backend == "reference":
         return backend
     kept = prepared.kind if coding.method == "mp" or backend == "numba" else "none"
-    return f"{backend}, {_KEPT[kept]}"
+    products = prepared.products
+    if backend == "numba" and prepared.halves() is not None:
+        products = "bfloat16, looked at again in float32"
+    return f"{backend}, {_KEPT[kept]}" + (f", first products in {products}" if products != "float32" else "")
 
 
 @cache
@@ -51,6 +59,8 @@ def _triton_is_installed() -> bool:
 def _not_numba(prepared: Prepared, _: Coding) -> str:
     if prepared.device.type != "cpu":
         return f"it needs the CPU, and these atoms are on {prepared.device}"
+    if prepared.products != "float32":
+        return f"its codes are those of float32, and these atoms were prepared with products={prepared.products!r}"
     if prepared.kind != "int16":
         return f"it needs the whole Gram matrix, which the memory budget ({prepared.budget:,} bytes) has no room for"
     return ""
@@ -63,6 +73,11 @@ def _not_triton(prepared: Prepared, coding: Coding) -> str:
         return f"it needs a GPU, and these atoms are on {prepared.device} (TRITON_INTERPRET=1 interprets it slowly)"
     if coding.method != "mp":
         return f"it has plain pursuit only, not {coding.method!r}"
-    if prepared.kind not in ("float32", "int16"):
-        return f"it needs the whole Gram matrix, which the memory budget ({prepared.budget:,} bytes) has no room for"
+    if coding.stop_at is not None and prepared.products != "float32":
+        return f"it infers what is left of a row from correlations, which products={prepared.products!r} round"
+    if prepared.kind != "float32":
+        return (
+            "it needs the whole Gram matrix in float32, which the memory budget "
+            f"({prepared.budget:,} bytes) has no room for"
+        )
     return ""

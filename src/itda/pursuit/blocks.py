@@ -8,32 +8,48 @@ from torch import Tensor
 from itda.pursuit import backends, torch_batched
 from itda.pursuit.buffers import empty
 from itda.pursuit.codes import BlockCodes, Codes, Coding
+from itda.pursuit.precision import plain_float32
 from itda.pursuit.prepared import Prepared
 from itda.shapes import finite
 
 _SAFE = 1e-15  # norms between this and its inverse have squares that float32 can hold
-BLOCK_BYTES = 96 * 2**20  # first correlations (n, A) of one block; larger blocks were not faster on two cores
+# First correlations (n, A) of one block. Larger ones were not faster on two cores; a GPU must not wait for the host
+BLOCK_BYTES = {"cpu": 96 * 2**20, "cuda": 2 * 2**30}
 
 
 def rows_at_once(prepared: Prepared, steps: int) -> int:
     """How many rows a block should have."""
     held = getattr(prepared.gram, "held", None)  # Gram rows that are kept: no step may ask for more
-    fitting = max(1, BLOCK_BYTES // (4 * max(len(prepared), prepared.width, steps**2)))
+    size = BLOCK_BYTES.get(prepared.device.type, BLOCK_BYTES["cpu"])
+    fitting = max(1, size // (4 * max(len(prepared), prepared.width, steps**2)))
     return min(fitting, held) if held else fitting
 
 
 def pursue_rows(rows: Tensor, prepared: Prepared, coding: Coding, backend: str) -> Codes:
     """Codes of one block of centred rows (n, D) with a backend that can run."""
     unit, norms = unit_and_norms(rows)
+    return to_codes(_run(unit, None, prepared, coding, backend), norms, backends.route(backend, prepared, coding))
+
+
+def _run(unit: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding, backend: str) -> BlockCodes:
+    """Codes of unit rows; `first` is None or their float32 correlations (n, A), which may be overwritten."""
+    if backend == "reference":
+        return _reference(unit, prepared, coding)
     if backend == "numba":
-        codes = _numba(unit, prepared, coding)
-    elif backend == "triton":
+        return _numba(unit, prepared, coding) if first is None else _numba_float32(unit, first, prepared, coding)
+    if backend == "triton":
         from itda.pursuit import triton_gpu  # half a second to import, and not everywhere
 
-        codes = triton_gpu.pursue_block(unit, prepared, coding)
-    else:
-        codes = torch_batched.pursue_block(unit, None, prepared, coding)
-    return to_codes(codes, norms, backends.route(backend, prepared, coding))
+        return triton_gpu.pursue_block(unit, first, prepared, coding)
+    return torch_batched.pursue_block(unit, first, prepared, coding)
+
+
+def _reference(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+    from itda.pursuit import reference
+
+    arrays = reference.pursue(unit.cpu().double().numpy(), prepared.atoms.cpu().double().numpy(), coding)
+    chosen, *others = (torch.from_numpy(array).to(unit.device) for array in arrays)
+    return BlockCodes(chosen, *(other.float() for other in others))
 
 
 def unit_and_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +62,7 @@ def unit_and_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
         return rows, norms
     least, most = (float(end) for end in torch.aminmax(norms))
     if least > _SAFE and most < 1 / _SAFE:
-        return rows / norms[:, None], norms
+        return (rows / norms[:, None]).contiguous(), norms
     # Squares overflow above norms of 1e19 and vanish below 1e-19
     largest = torch.linalg.vector_norm(finite(rows, "rows"), ord=float("inf"), dim=1)
     scale = torch.where(largest > 0, largest, 1.0)
@@ -66,22 +82,22 @@ def _numba(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
     halves = prepared.halves()
     if halves is None:
         return _numba_exact(unit, prepared, coding)
-    first = prepared.scratch(len(unit), len(prepared), torch.bfloat16)
+    first = prepared.scratch.take(len(unit), len(prepared), torch.bfloat16)
     slack = halves.correlations(unit, first)
     codes, hard = numba_cpu.pursue_block(unit, first, slack, halves.spread, prepared, coding)
-    prepared.release(first)
+    prepared.scratch.release(first)
     return _merged(codes, _numba_exact(unit[hard], prepared, coding), hard) if bool(hard.any()) else codes
 
 
 def _numba_exact(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
-    first = prepared.scratch(len(unit), len(prepared), torch.float32)
+    first = prepared.scratch.take(len(unit), len(prepared), torch.float32)
     torch.mm(unit, prepared.atoms.T, out=first)
-    codes = numba_float32(unit, first, prepared, coding)
-    prepared.release(first)
+    codes = _numba_float32(unit, first, prepared, coding)
+    prepared.scratch.release(first)
     return codes
 
 
-def numba_float32(unit: Tensor, first: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+def _numba_float32(unit: Tensor, first: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
     """Codes from float32 first correlations (n, A); rows that are too close to call go to the plain method."""
     from itda.pursuit import numba_cpu
 
@@ -122,14 +138,12 @@ class Block:
         """Codes of the rows `which` (m,) with all atoms there are by now."""
         prepared = self._prepared
         chosen = backends.choose(backend, prepared, coding)
-        self._extend()
-        unit, norms = (part[which] for part in self._scaled)
-        first = self._first[which, : self._known]
-        if chosen == "numba":
-            codes = numba_float32(unit, first.contiguous(), prepared, coding)
-        else:
-            codes = torch_batched.pursue_block(unit, first, prepared, coding)
-        return to_codes(codes, norms, backends.route(chosen, prepared, coding))
+        with plain_float32(prepared.device):
+            self._extend()
+            unit, norms = (part[which] for part in self._scaled)
+            first = self._first[which, : self._known].contiguous()
+            codes = _run(unit, first, prepared, coding, chosen)
+            return to_codes(codes, norms, backends.route(chosen, prepared, coding))
 
     def _extend(self) -> None:
         """Compute the correlations with the atoms that are new."""

@@ -52,3 +52,27 @@ class GrowingMatrix:
             self._buffer = grown
         self._buffer[self._size : end] = rows
         self._size = end
+
+
+class Scratch:
+    """A buffer that is used again and again: new pages cost as much as filling them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._spare: list[Tensor] = []
+
+    def take(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """An uninitialised matrix. Give it back with `release`; whoever asks meanwhile gets another one."""
+        wanted = rows * columns * dtype.itemsize
+        try:
+            buffer = self._spare.pop()
+        except IndexError:  # none there, or another thread was faster
+            buffer = torch.empty(0, dtype=torch.uint8)
+        if len(buffer) < wanted:
+            buffer = empty(wanted, dtype=torch.uint8, device=self._device)
+        return buffer[:wanted].view(dtype).view(rows, columns)
+
+    def release(self, matrix: Tensor) -> None:
+        """Take a matrix back."""
+        whole = torch.empty(0, dtype=torch.uint8, device=matrix.device).set_(matrix.untyped_storage())
+        self._spare = [whole]

@@ -96,12 +96,14 @@ class GramRows:
 
     @property
     def held(self) -> int:
-        """Rows that are kept, and so the most different atoms in one question."""
+        """Rows that are kept; questions for more different atoms than this compute some of them again and again."""
         return len(self._owner)
 
     def rows(self, chosen: Tensor) -> Tensor:
         """float32 (n, A) of the atoms chosen (n,)."""
         atoms = torch.unique(chosen)
+        if len(atoms) > self.held:
+            return torch.cat([self.rows(part) for part in torch.split(chosen, self.held)])
         self._clock += 1
         known = self._place[atoms]
         self._last_used[known[known >= 0]] = self._clock

@@ -27,10 +27,10 @@ class HalfProducts:
         width = atoms.shape[1]
         directions = min(_MOST_DIRECTIONS, width // 6)
         sample = atoms[:: max(1, len(atoms) // _SAMPLE)]
-        generator_state = torch.random.get_rng_state()
-        torch.manual_seed(0)  # svd_lowrank takes no generator
+        state = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(0)  # svd_lowrank takes no generator
         shared = torch.svd_lowrank(sample, q=directions, niter=2)[2]
-        torch.random.set_rng_state(generator_state)
+        torch.default_generator.set_state(state)
         self._shared = torch.linalg.qr(shared)[0]  # (D, R), orthonormal
         self._atoms = GrowingMatrix(width + 3 * directions, torch.bfloat16)
         self._spread = GrowingMatrix(1, torch.float32)
@@ -39,6 +39,10 @@ class HalfProducts:
 
     def append(self, atoms: Tensor) -> None:
         """Take in further unit atoms (m, D)."""
+        for part in torch.split(atoms, _SAMPLE):
+            self._append(part)
+
+    def _append(self, atoms: Tensor) -> None:
         inside, rest = self._split(atoms)
         high, low = _two_parts(inside)
         rounded = rest.bfloat16()

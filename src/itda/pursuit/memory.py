@@ -1,5 +1,6 @@
 """How much memory a dictionary may take for its Gram matrix, and what is kept within that."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +50,11 @@ def _control_group(name: str) -> int | None:
         return int((Path("/sys/fs/cgroup") / name).read_text())
     except (OSError, ValueError):  # no control groups of version 2 here, or "max"
         return None
+
+
+def most_atoms(budget: int) -> int:
+    """Atoms whose whole matrix fits into `budget` bytes in 16 bits."""
+    return math.isqrt(budget // 2)
 
 
 def kind_of_gram(size: int, budget: int, device: torch.device) -> tuple[Kind, int]:

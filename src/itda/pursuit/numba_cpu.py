@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itda.pursuit import limits
 from itda.pursuit.codes import BlockCodes, Coding
 from itda.pursuit.gram import ROUNDING, SCALE, WholeGram
 from itda.pursuit.halves import HIGH_PARTS
@@ -42,9 +43,8 @@ from itda.pursuit.numba_loops import (
     subtract_four,
     subtract_scaled,
 )
-from itda.pursuit.numba_search import HALF, NEGLIGIBLE, best_of, break_ties, leave, stands_out, verify_first
+from itda.pursuit.numba_search import NEGLIGIBLE, ROUNDED_OFF, best_of, break_ties, leave, stands_out, verify_first
 from itda.pursuit.numba_solvers import (
-    DEPENDENT,
     extend_factor,
     gradient_step,
     least_squares,
@@ -84,7 +84,7 @@ def _fit(
     elif nonnegative:
         nonnegative_least_squares(products, target, used, solution)
     else:
-        if not fresh or extend_factor(factor, products, place, 0.0) <= DEPENDENT:
+        if not fresh or extend_factor(factor, products, place, 0.0) <= limits.DEPENDENT:
             return False
         solve(factor, target, used, solution)
     return True
@@ -122,6 +122,42 @@ def _apply(
             subtract_four(correlations, gram, four, changes, mask, tops)
             waiting = 0
     return 2 * np.float32(total) * _ROUNDING
+
+
+@numba.njit(fastmath=FAST)
+def _begin(
+    correlations: Floats, first: Halves, slack: np.float32, mask: np.int32, tops: Integers, errors: Floats
+) -> None:
+    """Take the first correlations of a row, float32 or bfloat16 bits, with their largest error in every strip."""
+    size = correlations.shape[0]
+    for strip in range(tops.shape[0]):
+        part = slice(strip * STRIP, min((strip + 1) * STRIP, size))
+        largest = start(correlations[part], first[part], MAGNITUDE)
+        tops[strip] = largest_of(correlations[part], mask) if mask == SIGNED else largest
+        errors[strip] = slack + ROUNDED_OFF * float_of(largest) + _HIGH_PARTS
+
+
+@numba.njit
+def _keep_positive(places: Integers, solution: Doubles, used: int) -> int:
+    """Drop the atoms whose coefficient is zero; how many are left."""
+    kept = 0
+    for place in range(used):
+        if np.float32(solution[place]) > 0:
+            places[kept], solution[kept] = places[place], solution[place]
+            kept += 1
+    return kept
+
+
+@numba.njit(fastmath=FAST)
+def _errors(row: Floats, residual: Floats) -> tuple[np.float32, np.float32]:
+    """Energy of the residual of a unit row, and the cosine of the row and its reconstruction."""
+    energy, along, length = np.float32(0), np.float32(0), np.float32(0)
+    for axis in range(row.shape[0]):
+        rebuilt = row[axis] - residual[axis]
+        energy += residual[axis] * residual[axis]
+        along += row[axis] * rebuilt
+        length += rebuilt * rebuilt
+    return energy, along / np.sqrt(length) if length > 0 else np.float32(0)
 
 
 @numba.njit(fastmath=FAST)
@@ -170,11 +206,7 @@ def _pursue(
     for index in range(start_row, end_row):
         row, places = rows[index], chosen[index]
         own_slack = slack[index]
-        for strip in range(strips):
-            part = slice(strip * STRIP, min((strip + 1) * STRIP, size))
-            largest = start(correlations[part], first[index, part], MAGNITUDE)
-            tops[strip] = largest_of(correlations[part], mask) if nonnegative else largest
-            errors[strip] = own_slack * widest + HALF * float_of(largest) + _HIGH_PARTS
+        _begin(correlations, first[index], own_slack * widest, mask, tops, errors)
         if own_slack > 0:
             verified[:] = 0
         looks[0] = 64 + size // 8
@@ -192,21 +224,9 @@ def _pursue(
                 break
             if own_slack > 0:
                 atom = verify_first(
-                    correlations,
-                    tops,
-                    verified,
-                    residual,
-                    first[index],
-                    atoms,
-                    spread,
-                    own_slack,
-                    errors,
-                    2 * drift,
-                    mask,
-                    pending,
-                    looks,
-                    gram,
-                )
+                    correlations, tops, verified, residual, first[index], atoms, spread, own_slack, errors, drift,
+                    mask, pending, looks, gram,
+                )  # fmt: skip
             else:
                 atom = best_of(correlations, tops, mask)
                 if atom >= 0:
@@ -219,10 +239,8 @@ def _pursue(
                     leave(residual, row, atoms, places, solution, used)
                     stale = False
                 atom = break_ties(atom, correlations, tops, residual, atoms, drift, mask, looks)
-                if atom < 0:
+                if atom < 0 or looks[0] < 0:
                     break
-            if looks[0] < 0:
-                break
             if stale and abs(value) <= drift + NEGLIGIBLE:
                 leave(residual, row, atoms, places, solution, used)
                 stale = False
@@ -258,22 +276,10 @@ def _pursue(
             else:
                 least_squares(products, target, used, factor, solution)
         if nonnegative:
-            kept = 0
-            for place in range(used):
-                if np.float32(solution[place]) > 0:
-                    places[kept], solution[kept] = places[place], solution[place]
-                    kept += 1
-            used = kept
+            used = _keep_positive(places, solution, used)
         if fitted:
             leave(residual, row, atoms, places, solution, used)
-        energy, along, length = np.float32(0), np.float32(0), np.float32(0)
-        for axis in range(row.shape[0]):
-            rebuilt = row[axis] - residual[axis]
-            energy += residual[axis] * residual[axis]
-            along += row[axis] * rebuilt
-            length += rebuilt * rebuilt
-        unexplained[index] = energy
-        cosine[index] = along / np.sqrt(length) if length > 0 else np.float32(0)
+        unexplained[index], cosine[index] = _errors(row, residual)
         hard[index] = looks[0] < 0
         for place in range(steps):
             if place < used:
@@ -283,11 +289,14 @@ def _pursue(
                 coefficients[index, place] = np.float32(0)
 
 
+COMPILED = ("numba_cpu", "numba_loops", "numba_search", "numba_solvers", "limits", "gram", "halves")
+
+
 def _hash_of_sources() -> int:
-    """Of the files that the kernel is compiled from."""
+    """Of the files that the kernel is compiled from, and those whose numbers are frozen into it."""
     hasher = hashlib.blake2b(digest_size=7)
-    for module in ("cpu", "loops", "search", "solvers"):
-        hasher.update((Path(__file__).parent / f"numba_{module}.py").read_bytes())
+    for module in COMPILED:
+        hasher.update((Path(__file__).parent / f"{module}.py").read_bytes())
     return int.from_bytes(hasher.digest(), "big")
 
 

@@ -104,13 +104,13 @@ def larger(_: Any, so_far: Any, value: Any, mask: Any) -> Any:
 
 @intrinsic
 def at_least(_: Any, value: Any, lowest: Any, mask: Any) -> Any:
-    """1 if the bits of value under mask are at least `lowest`, else 0; in 32 bits, as above."""
+    """1 if the size of value, which is the float of its bits under mask, is at least `lowest`, else 0; in 32 bits."""
 
     def generate(_: Any, builder: Any, __: Any, args: Any) -> Any:
-        bits = builder.and_(builder.bitcast(args[0], _INT32), args[2])
-        return builder.zext(builder.icmp_signed(">=", bits, args[1]), _INT32)
+        size = builder.bitcast(builder.and_(builder.bitcast(args[0], _INT32), args[2]), _FLOAT)
+        return builder.zext(builder.fcmp_ordered(">=", size, args[1]), _INT32)
 
-    return types.int32(types.float32, types.int32, types.int32), generate
+    return types.int32(types.float32, types.float32, types.int32), generate
 
 
 @intrinsic
@@ -163,8 +163,14 @@ def largest_of(correlations: Floats, mask: np.int32) -> np.int32:
 
 
 @numba.njit(fastmath=FAST)
-def count_from(correlations: Floats, lowest: np.int32, mask: np.int32) -> np.int32:
-    """How many values are at least `lowest`, by their bits."""
+def size_of(value: np.float32, mask: np.int32) -> np.float32:
+    """What an atom is chosen by: the magnitude of its correlation, or the correlation itself."""
+    return float_of(masked(value, mask))
+
+
+@numba.njit(fastmath=FAST)
+def count_from(correlations: Floats, lowest: np.float32, mask: np.int32) -> np.int32:
+    """How many values have at least the size `lowest`, which may be negative."""
     count = np.int32(0)
     for atom in range(correlations.shape[0]):
         count += at_least(correlations[atom], lowest, mask)

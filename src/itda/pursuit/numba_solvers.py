@@ -8,13 +8,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from itda.pursuit import limits
 from itda.pursuit.numba_loops import Doubles, Floats, Integers, dot64
 
 Flags = NDArray[np.bool_]
-
-RIDGE = 1e-9  # two copies of an atom in one code have no single answer; with this they share the coefficient
-DEPENDENT = 1e-6  # squared distance of an atom from the span of those already chosen, under which it is one of them
-_FEASIBLE = 1e-12
 
 
 @numba.njit
@@ -38,7 +35,7 @@ def extend_factor(factor: Doubles, products: Doubles, place: int, ridge: float) 
             value -= factor[place, inner] * factor[column, inner]
         factor[place, column] = value / factor[column, column]
         pivot -= factor[place, column] ** 2
-    factor[place, place] = np.sqrt(max(pivot, 1e-300))
+    factor[place, place] = np.sqrt(max(pivot, limits.RIDGE))
     return pivot
 
 
@@ -61,7 +58,7 @@ def solve(factor: Doubles, target: Doubles, used: int, solution: Doubles) -> Non
 def least_squares(products: Doubles, target: Doubles, used: int, factor: Doubles, solution: Doubles) -> None:
     """The coefficients that leave the least."""
     for place in range(used):
-        extend_factor(factor, products, place, RIDGE)
+        extend_factor(factor, products, place, limits.RIDGE)
     solve(factor, target, used, solution)
 
 
@@ -79,7 +76,7 @@ def nonnegative_least_squares(products: Doubles, target: Doubles, used: int, sol
     for _ in range(3 * used):
         while _solve_free(products, target, free, part, factor, wanted, found, solution):
             pass
-        freed, steepest = -1, 1e-9
+        freed, steepest = -1, limits.OPTIMAL
         for place in range(used):
             gradient = target[place]
             for other in range(used):
@@ -120,7 +117,7 @@ def _solve_free(
     for i in range(count):
         place = places[i]
         solution[place] += share * (found[i] - solution[place])
-        if blocked >= 0 and (i == blocked or solution[place] <= _FEASIBLE):
+        if blocked >= 0 and (i == blocked or solution[place] <= limits.FEASIBLE):
             solution[place] = 0.0
             free[place] = False
     return blocked >= 0

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from itda.options import one_of
 from itda.pursuit import memory as memory_plan
-from itda.pursuit.buffers import GrowingMatrix, empty
+from itda.pursuit.buffers import GrowingMatrix, Scratch
 from itda.pursuit.gram import GramRows, WholeGram
 from itda.pursuit.halves import HalfProducts
+from itda.pursuit.precision import plain_float32, tf32
 
-_HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-PRODUCTS = ("float32", "tf32", *_HALVES)
+_ROUNDED = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+PRODUCTS = ("float32", "tf32", *_ROUNDED)
 # Under these sizes products in bfloat16 save less than looking again at the atoms they leave open costs
 _WIDE, _MANY = 512, 1024
 _SMALLEST_BUFFER = 256  # atoms
@@ -57,7 +58,8 @@ class Prepared:
         self._rounded: Tensor | None = None
         self._half_products = half_products and width >= _WIDE and atoms.device.type == "cpu" and _has_matrix_units()
         self._halves: HalfProducts | None = None
-        self._scratch: list[Tensor] = []
+        self.scratch = Scratch(atoms.device)
+        """For the first correlations of a block."""
         self.splits: list[int] = []
         """How many atoms each `append` added: the last bits of the inner products depend on it."""
         self._reserve(max(capacity, size))
@@ -104,45 +106,26 @@ class Prepared:
 
     def first_correlations(self, rows: Tensor) -> Tensor:
         """Unit rows (n, D) times all atoms (n, A): float32, or half precision where `products` asks for it."""
-        if self.products in _HALVES:
-            kind = _HALVES[self.products]
+        if self.products in _ROUNDED:
+            kind = _ROUNDED[self.products]
             if self._rounded is None or len(self._rounded) < len(self):
                 self._rounded = self.atoms.to(kind)
             return rows.to(kind) @ self._rounded.T
-        if self.products == "tf32" and rows.is_cuda:
-            before = torch.backends.cuda.matmul.allow_tf32
-            torch.backends.cuda.matmul.allow_tf32 = True
-            try:
-                return rows @ self.atoms.T
-            finally:
-                torch.backends.cuda.matmul.allow_tf32 = before
-        return rows @ self.atoms.T
+        with tf32(self.products == "tf32"):
+            return rows @ self.atoms.T
 
     def append(self, atoms: Tensor) -> None:
         """Add unit atoms (m, D) behind those that are there."""
         size = len(self) + len(atoms)
         if size > self._capacity:
-            self._reserve(max(size, 2 * self._capacity, _SMALLEST_BUFFER))
+            doubled = max(size, 2 * self._capacity, _SMALLEST_BUFFER)
+            # Where the doubled buffer would not fit but the matrix does, as large a one as fits
+            self._reserve(min(doubled, max(size, memory_plan.most_atoms(self.budget))))
         self._atoms.append(atoms)
         if self._gram is not None:
-            self._gram.append(self.atoms, atoms)
+            with plain_float32(self._device):
+                self._gram.append(self.atoms, atoms)
         self.splits.append(len(atoms))
-
-    def scratch(self, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """A buffer for first correlations that later calls use again: new pages cost as much as filling them.
-
-        Give it back with `release`; whoever asks meanwhile gets another one.
-        """
-        wanted = rows * columns * dtype.itemsize
-        buffer = self._scratch.pop() if self._scratch else torch.empty(0, dtype=torch.uint8)
-        if len(buffer) < wanted:
-            buffer = empty(wanted, dtype=torch.uint8, device=self._device)
-        return buffer[:wanted].view(dtype).view(rows, columns)
-
-    def release(self, buffer: Tensor) -> None:
-        """Take a buffer back."""
-        whole = torch.empty(0, dtype=torch.uint8, device=buffer.device).set_(buffer.untyped_storage())
-        self._scratch = [whole]
 
     def _reserve(self, capacity: int) -> None:
         """Make room for inner products of `capacity` atoms, or for what of them fits."""

@@ -8,14 +8,13 @@ which needs no Gram matrix.
 import torch
 from torch import Tensor
 
-from itda.pursuit import torch_solvers
+from itda.pursuit import limits, torch_solvers
 from itda.pursuit.codes import BlockCodes, Coding
 from itda.pursuit.prepared import Prepared
 
-# float32 correlations of unit rows carry errors of this order; below it a choice is noise
-NEGLIGIBLE = 1e-6
 _LOOKED_AT_AGAIN = 4  # best atoms that are compared in float32 where the Gram matrix is rounded
 _FIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
+_PRODUCT_BYTES = 32 * 2**20  # correlations (n, A) of one product, where they are computed anew at every step
 
 
 def pursue_block(rows: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
@@ -30,8 +29,10 @@ def pursue_block(rows: Tensor, first: Tensor | None, prepared: Prepared, coding:
 
 def pursue_by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> BlockCodes:
     """Codes of unit rows (n, D) without a Gram matrix, by the plain method."""
-    # Fitting coefficients takes the chosen atoms of all rows; a Gram matrix or not, that must stay small
-    at_once = len(rows) if coding.method == "mp" else _FIT_BYTES // (8 * coding.steps * atoms.shape[1])
+    # Fitting coefficients takes the chosen atoms of all rows, and choosing some copies of the correlations
+    at_once = _PRODUCT_BYTES // (4 * len(atoms))
+    if coding.method != "mp":
+        at_once = min(at_once, _FIT_BYTES // (8 * coding.steps * atoms.shape[1]))
     parts = [
         finish(part, atoms, *_by_products(part, atoms, coding), coding) for part in torch.split(rows, max(1, at_once))
     ]
@@ -59,9 +60,14 @@ def _by_gram(rows: Tensor, correlations: Tensor, prepared: Prepared, coding: Cod
     values = correlations.new_zeros((len(rows), coding.steps))
     residual = rows.clone() if gram.rounding or coding.stop_at is not None else None
     live = torch.ones((len(rows), 1), dtype=torch.bool, device=rows.device)
+    drift = torch.zeros((len(rows), 1), device=rows.device)  # what rounding has done to any correlation at most
     for step in range(coding.steps):
-        best, value = _best(correlations, coding, residual, prepared.atoms if gram.rounding else None)
-        live &= (value if coding.nonnegative else value.abs()) > NEGLIGIBLE
+        if gram.rounding:
+            assert residual is not None
+            best, value = _best_of_rounded(correlations, drift, residual, prepared.atoms, coding)
+        else:
+            best, value = _best(correlations, coding)
+        live &= (value if coding.nonnegative else value.abs()) > limits.NEGLIGIBLE
         if residual is not None and coding.stop_at is not None:
             live &= residual.square().sum(1, keepdim=True) > coding.stop_at
         if not bool(live.any()):
@@ -73,20 +79,35 @@ def _by_gram(rows: Tensor, correlations: Tensor, prepared: Prepared, coding: Cod
             residual -= value * prepared.atoms[best[:, 0]]
         if step + 1 < coding.steps:
             correlations -= gram.rows(best[:, 0]) * value
+            drift += value.abs() * gram.rounding
     return merge_repeats(chosen, values)
 
 
-def _best(correlations: Tensor, coding: Coding, residual: Tensor | None, atoms: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The best atom (n, 1) and its correlation; with `atoms`, the best of several by the residual itself."""
+def _best(correlations: Tensor, coding: Coding) -> tuple[Tensor, Tensor]:
+    """The best atom (n, 1) and its correlation."""
+    best = (correlations if coding.nonnegative else correlations.abs()).argmax(1, keepdim=True)
+    return best, correlations.gather(1, best)
+
+
+def _best_of_rounded(
+    correlations: Tensor, drift: Tensor, residual: Tensor, atoms: Tensor, coding: Coding
+) -> tuple[Tensor, Tensor]:
+    """The best atom (n, 1) by the residual itself: of several, or of all where these may not hold it.
+
+    `correlations` (n, A) are off by at most `drift` (n, 1); rows of which all are looked at get exact ones.
+    """
     sizes = correlations if coding.nonnegative else correlations.abs()
-    if atoms is None:
-        best = sizes.argmax(1, keepdim=True)
-        return best, correlations.gather(1, best)
-    assert residual is not None
-    several = sizes.topk(min(_LOOKED_AT_AGAIN, sizes.shape[1]), dim=1).indices
-    exact = (atoms[several] @ residual[:, :, None])[:, :, 0]
-    winner = (exact if coding.nonnegative else exact.abs()).argmax(1, keepdim=True)
-    return several.gather(1, winner), exact.gather(1, winner)
+    largest = sizes.topk(min(_LOOKED_AT_AGAIN, sizes.shape[1]), dim=1)
+    exact = (atoms[largest.indices] @ residual[:, :, None])[:, :, 0]
+    size, winner = (exact if coding.nonnegative else exact.abs()).max(1, keepdim=True)
+    best, value = largest.indices.gather(1, winner), exact.gather(1, winner)
+    open_ = (drift > 0) & (largest.values[:, -1:] + drift >= size) & (size.clamp_min(0) + drift > limits.NEGLIGIBLE)
+    rows = torch.nonzero(open_[:, 0] & (sizes.shape[1] > _LOOKED_AT_AGAIN))[:, 0]
+    if len(rows):
+        anew = residual[rows] @ atoms.T
+        correlations[rows], drift[rows] = anew, 0.0
+        best[rows], value[rows] = _best(anew, coding)
+    return best, value
 
 
 def _by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> tuple[Tensor, Tensor]:
@@ -102,8 +123,8 @@ def _by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> tuple[Tensor, T
         if coding.method == "omp":  # never chosen again
             taken = torch.where(chosen >= 0, chosen, chosen[:, :1].clamp_min(0))
             correlations.scatter_(1, taken, torch.where(used > 0, 0.0, correlations.gather(1, taken)))
-        best, value = _best(correlations, coding, None, None)
-        live &= (value if coding.nonnegative else value.abs()) > NEGLIGIBLE
+        best, value = _best(correlations, coding)
+        live &= (value if coding.nonnegative else value.abs()) > limits.NEGLIGIBLE
         if coding.stop_at is not None:
             live &= residual.square().sum(1, keepdim=True) > coding.stop_at
         if not bool(live.any()):

@@ -7,8 +7,9 @@
 import torch
 from torch import Tensor
 
-RIDGE = 1e-9  # two copies of an atom in one code have no single answer; with this they share the coefficient
-_FEASIBLE = 1e-12
+from itda.pursuit import limits
+
+_STIFF = 1e-9  # added where many copies of an atom leave a matrix that rounding makes indefinite
 
 
 def inner_products(rows: Tensor, atoms: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,8 +22,12 @@ def least_squares(products: Tensor, target: Tensor, used: Tensor) -> Tensor:
     """The coefficients (n, K) that leave the least, 0 where unused."""
     both = used[:, :, None] & used[:, None, :]
     matrix = torch.where(both, products, 0.0)
-    matrix.diagonal(dim1=1, dim2=2).add_(RIDGE + (~used).double())
-    solution = torch.cholesky_solve((target * used)[:, :, None], torch.linalg.cholesky(matrix))
+    matrix.diagonal(dim1=1, dim2=2).add_(limits.RIDGE + (~used).double())
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()):
+        matrix.diagonal(dim1=1, dim2=2).add_(_STIFF * (failed > 0)[:, None])
+        factor = torch.linalg.cholesky(matrix)
+    solution = torch.cholesky_solve((target * used)[:, :, None], factor)
     return solution[:, :, 0] * used
 
 
@@ -40,16 +45,16 @@ def nonnegative_least_squares(products: Tensor, target: Tensor, used: Tensor, so
             reach = torch.where(blocked, solution / (solution - wanted).clamp_min(1e-300), 1.0).amin(1, keepdim=True)
             solution = solution + reach * (wanted - solution)
             hit = blocked.any(1, keepdim=True)
-            free = free & ~(hit & (solution <= _FEASIBLE))
+            free = free & ~(hit & (solution <= limits.FEASIBLE))
             solution = torch.where(free, solution, 0.0)
             if not bool(hit.any()):
                 break
         gradient = target - (products @ solution[:, :, None])[:, :, 0]
         gradient = torch.where(used & ~free, gradient, 0.0)
         steepest = gradient.max(1, keepdim=True)
-        if not bool((steepest.values > RIDGE).any()):
+        if not bool((steepest.values > limits.OPTIMAL).any()):
             break
-        free = free.scatter(1, steepest.indices, free.gather(1, steepest.indices) | (steepest.values > RIDGE))
+        free = free.scatter(1, steepest.indices, free.gather(1, steepest.indices) | (steepest.values > limits.OPTIMAL))
     return solution
 
 

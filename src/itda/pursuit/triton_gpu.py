@@ -5,14 +5,16 @@ and only rows of the Gram matrix are read; beyond that they lie in the block's o
 through tile by tile, each tile updated and searched in one pass. Tested under Triton's interpreter.
 """
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from itda.pursuit import torch_batched
+from itda.pursuit import limits, torch_batched
 from itda.pursuit.codes import BlockCodes, Coding
-from itda.pursuit.gram import SCALE, WholeGram
+from itda.pursuit.gram import WholeGram
 from itda.pursuit.prepared import Prepared
 
 _ON_CHIP = 16384  # correlations of one row that 16 warps hold in 32 registers each
@@ -27,7 +29,7 @@ def _size(correlations, nonnegative: tl.constexpr):  # type: ignore[no-untyped-d
 
 @triton.jit
 def _pursue_on_chip(  # type: ignore[no-untyped-def]
-    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at, scale,
+    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at,
     width: tl.constexpr, nonnegative: tl.constexpr,
 ):  # fmt: skip
     """All steps of one row whose correlations fit into registers; `width` is a power of two of at least A."""
@@ -45,7 +47,7 @@ def _pursue_on_chip(  # type: ignore[no-untyped-def]
             tl.store(chosen + row * steps + step, best)
             tl.store(values + row * steps + step, value)
             entries = tl.load(gram + tl.cast(best, tl.int64) * gram_stride + places, mask=inside, other=0.0)
-            current -= value * scale * entries.to(tl.float32)
+            current -= value * entries
             energy -= value * value
             step += 1
         else:
@@ -54,7 +56,7 @@ def _pursue_on_chip(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _pursue_in_tiles(  # type: ignore[no-untyped-def]
-    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at, scale,
+    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at,
     width: tl.constexpr, nonnegative: tl.constexpr,
 ):  # fmt: skip
     """All steps of one row whose float32 correlations lie in memory; a tile of `width` is handled at a time."""
@@ -63,7 +65,7 @@ def _pursue_in_tiles(  # type: ignore[no-untyped-def]
     places = tl.arange(0, width)
     energy = 1.0
     value = 0.0
-    last = 0
+    last = tl.full((), 0, tl.int64)
     step = 0
     while step <= steps:
         largest = -1.0
@@ -75,7 +77,7 @@ def _pursue_in_tiles(  # type: ignore[no-untyped-def]
             current = tl.load(mine + here, mask=inside, other=0.0)
             if step > 0:
                 entries = tl.load(gram + last * gram_stride + here, mask=inside, other=0.0)
-                current -= value * scale * entries.to(tl.float32)
+                current -= value * entries
                 tl.store(mine + here, current, mask=inside)
             sizes = tl.where(inside, _size(current, nonnegative), -1.0)
             top = tl.max(sizes, axis=0)
@@ -95,16 +97,20 @@ def _pursue_in_tiles(  # type: ignore[no-untyped-def]
             step = steps + 1
 
 
-def pursue_block(rows: Tensor, prepared: Prepared, coding: Coding, *, on_chip: int = _ON_CHIP) -> BlockCodes:
+def pursue_block(
+    rows: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding, *, on_chip: int = _ON_CHIP
+) -> BlockCodes:
     """Codes of unit rows (n, D) by plain pursuit.
 
     Args:
         rows: float32 (n, D), of norm 1 or zero.
+        first: their correlations (n, A), which may be overwritten; None to compute them.
         on_chip: the most atoms whose correlations are held in registers.
     """
     gram = prepared.gram
     assert isinstance(gram, WholeGram)
-    first = prepared.first_correlations(rows)
+    if first is None:
+        first = prepared.first_correlations(rows)
     chosen = torch.full((len(rows), coding.steps), -1, dtype=torch.int32, device=rows.device)
     values = torch.zeros((len(rows), coding.steps), device=rows.device)
     size = len(prepared)
@@ -112,10 +118,11 @@ def pursue_block(rows: Tensor, prepared: Prepared, coding: Coding, *, on_chip: i
     kernel = _pursue_on_chip if fits else _pursue_in_tiles
     width = triton.next_power_of_2(size) if fits else min(_TILE, triton.next_power_of_2(size))
     if len(rows):
-        kernel[(len(rows),)](
-            first if fits else first.float(), gram.buffer, chosen, values, size, gram.buffer.stride(0), coding.steps,
-            torch_batched.NEGLIGIBLE, coding.stop_at or 0.0, SCALE if gram.rounding else 1.0,
-            width=width, nonnegative=coding.nonnegative, num_warps=max(4, min(16, width // 1024)),
-        )  # fmt: skip
+        with torch.cuda.device(rows.device) if rows.is_cuda else nullcontext():
+            kernel[(len(rows),)](
+                first if fits else first.float(), gram.buffer, chosen, values, size, gram.buffer.stride(0),
+                coding.steps, limits.NEGLIGIBLE, coding.stop_at or 0.0,
+                width=width, nonnegative=coding.nonnegative, num_warps=max(4, min(16, width // 1024)),
+            )  # fmt: skip
     merged, summed = torch_batched.merge_repeats(chosen.long(), values)
     return torch_batched.finish(rows, prepared.atoms, merged, summed, coding)
