@@ -27,7 +27,7 @@ from itda.pursuit.buffers import empty
 
 ROWS, STEPS = 512, 40
 BARS = {(384, 4096): 3.0, (768, 16384): 1.6, (2048, 16384): 1.3, (4096, 32768): 1.5}
-PAIRS, SLOW_PAIRS = 15, 3
+PAIRS, PLAIN_PAIRS, SLOW_PAIRS = 15, 7, 3
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -68,7 +68,7 @@ def sizes() -> None:
     for (width, count), bar in BARS.items():
         found.append(size(width, count, bar))
         print(found[-1], flush=True)
-    report("pursuit", found, rows_at_once=ROWS, steps=STEPS, pairs=PAIRS)
+    report("pursuit", found, rows_at_once=ROWS, steps=STEPS, pairs=PAIRS, plain_pairs=PLAIN_PAIRS)
 
 
 def size(width: int, count: int, bar: float) -> dict[str, Any]:
@@ -78,9 +78,8 @@ def size(width: int, count: int, bar: float) -> dict[str, Any]:
     preparing = time.perf_counter() - started
     floor = product(rows, prepared.atoms)
     ours, one = ratio(lambda: pursue(rows, prepared, steps=STEPS), floor, PAIRS)
-    pairs = 1 if width == 4096 else SLOW_PAIRS
     slow, _ = ratio(
-        lambda: plain.pursuit(rows, prepared.atoms, STEPS), lambda: pursue(rows, prepared, steps=STEPS), pairs
+        lambda: plain.pursuit(rows, prepared.atoms, STEPS), lambda: pursue(rows, prepared, steps=STEPS), PLAIN_PAIRS
     )
     others = {}
     if width <= 768:
@@ -260,25 +259,24 @@ def plot(found: list[dict[str, Any]]) -> None:
 
 
 MEASURE_MEMORY = """
-import json, resource, sys, torch
+import json, sys, torch
 sys.path.insert(0, "benchmarks")
 from bench_pursuit import activations
 from itda.pursuit import prepare, pursue
+def kilobytes(name): return 1024 * int(open("/proc/self/status").read().split(name)[1].split()[0])
 rows_in_all, width, count, steps = map(int, sys.argv[1:])
 part, atoms = activations(width, count)
-prepared = prepare(atoms)
-pursue(part, prepared, steps=steps)  # compiles, and takes its buffers
-def peak(): return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-def now(): return 4096 * int(open("/proc/self/statm").read().split()[1])
-before = now()
+pursue(part[:600, :], prepare(atoms[:1100]), steps=steps)  # loads the kernel and the threads of the products
+before = kilobytes("VmRSS:")
 rows = torch.empty((rows_in_all, width))
 for start in range(0, rows_in_all, len(part)):
     rows[start : start + len(part)] = part[: rows_in_all - start]
-held = now() - before
+prepared = prepare(atoms)
 codes = pursue(rows, prepared, steps=steps)
 output = sum(t.numel() * t.element_size() for t in (codes.atoms, codes.coefficients, codes.unexplained, codes.cosine))
 gram = prepared.gram.buffer.numel() * prepared.gram.buffer.element_size()
-print(json.dumps({"input": rows.numel() * 4, "gram": gram, "output": output, "above": peak() - before - held - output}))
+above = kilobytes("VmHWM:") - before - rows.numel() * 4 - gram - output
+print(json.dumps({"input": rows.numel() * 4, "gram": gram, "output": output, "above": above}))
 """
 
 

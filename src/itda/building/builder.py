@@ -26,7 +26,7 @@ State = dict[str, Tensor]
 _AT_ONCE = 1024  # rows whose correlations with the atoms are computed together, at most
 _AT_ONCE_BYTES = 64 * 2**20
 _HELD_BACK = 1024  # rows in which a builder can make good what fewer rows than expected have cost it
-_SAMPLE_ROWS = 8192  # on which usage is counted at the end
+_SAMPLE_ROWS = 8192  # the most on which usage is counted at the end
 
 
 class Builder(ABC):
@@ -144,6 +144,7 @@ class Builder(ABC):
             "splits": torch.tensor(self.prepared.splits, dtype=torch.int64),
             "waiting": self._waiting_rows.clone(),
             "rows_seen": torch.tensor(self.rows_seen),
+            "budget": torch.tensor(self.prepared.budget),  # what is free may have changed, what is kept must not
             "smallest_novelty": torch.tensor(self.smallest_novelty, dtype=torch.float64),
         }
         if self._mean is not None:
@@ -163,6 +164,7 @@ class Builder(ABC):
             return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
         width = state["atoms"].shape[1]
+        self.memory = int(state["budget"])
         self.prepared = self._no_atoms(width)
         for part_of_atoms in torch.split(state["atoms"], state["splits"].tolist()):
             self.prepared.append(part_of_atoms)
@@ -225,7 +227,7 @@ class Builder(ABC):
 
 
 class _Sample:
-    """Every s-th row, s doubling so that there are always at most twice _SAMPLE_ROWS."""
+    """Every s-th row, s doubling so that there are never more than _SAMPLE_ROWS."""
 
     def __init__(self, width: int) -> None:
         self.rows = torch.empty((0, width))
@@ -235,7 +237,7 @@ class _Sample:
         first = -self._seen % self._stride
         self.rows = torch.cat([self.rows, rows[first :: self._stride]])
         self._seen += len(rows)
-        while len(self.rows) > 2 * _SAMPLE_ROWS:
+        while len(self.rows) > _SAMPLE_ROWS:
             self.rows = self.rows[::2].clone()
             self._stride *= 2
 

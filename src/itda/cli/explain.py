@@ -35,6 +35,7 @@ def explain(
         raise OutputError(f"{svg} exists. Choose another file, or replace it with --overwrite.")
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
+        dictionary.prepare(memory=0)  # for one text, the inner products of all atoms would cost more than they save
         explanation = explain_text(dictionary, loaded, text, steps=steps, site=site, check_model=not any_model)
     if svg:
         write_text(svg, explanation.to_svg())
