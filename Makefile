@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCHMARKS := $(filter-out %bench_gpu.py,$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup demo test lint format bench docs clean
+.PHONY: help setup demo test torture lint format bench docs clean
 
 help:
 	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
@@ -25,6 +25,9 @@ demo: $(READY)
 
 test: $(READY)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+torture: $(READY)
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/torture.py 100
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from itda.data.corpus import Corpus
     from itda.data.dictionary import Dictionary
     from itda.data.encoding import Encoding
+    from itda.data.store import Store
     from itda.encoding import encode
     from itda.errors import ItdaError
     from itda.evaluation import evaluate
@@ -36,6 +37,7 @@ _HOMES = {
     "Dictionary": "itda.data.dictionary",
     "Encoding": "itda.data.encoding",
     "ItdaError": "itda.errors",
+    "Store": "itda.data.store",
     "build": "itda.building",
     "build_from_activations": "itda.building",
     "build_many": "itda.building",
@@ -56,6 +58,7 @@ __all__ = [
     "Dictionary",
     "Encoding",
     "ItdaError",
+    "Store",
     "__version__",
     "build",
     "build_from_activations",

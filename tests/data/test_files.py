@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,10 +96,22 @@ def test_an_interrupt_between_the_renames_loses_nothing(folder, monkeypatch):
         return real(self, target)
 
     monkeypatch.setattr(type(folder), "rename", interrupt_the_second)
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # as on a system that cannot swap two names
     with pytest.raises(KeyboardInterrupt):
         files.write_folder(folder, "thing", {"new": 1}, CONTENT, overwrite=True)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
     assert [path.name for path in folder.parent.iterdir()] == ["saved"]
+
+
+def test_drafts_of_dead_processes_are_cleared_away_and_no_others(folder):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = files._host()
+    for name in (f"{host}-{dead.pid}-abc", f"{host}-{os.getpid()}-abc", "otherhost-1-abc", "mine"):
+        (folder.parent / f".saved.{name}").mkdir()
+    files.write_folder(folder, "thing", {"new": 1}, CONTENT, overwrite=True)
+    left = sorted(path.name for path in folder.parent.iterdir())
+    assert left == sorted(["saved", f".saved.{host}-{os.getpid()}-abc", ".saved.otherhost-1-abc", ".saved.mine"])
 
 
 def test_only_a_folder_of_the_same_kind_and_nothing_else_is_overwritten(folder):

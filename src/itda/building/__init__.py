@@ -1,18 +1,19 @@
 """Activations -> dictionary: `build`, `build_many` and `build_from_activations`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
-
 from itda import progress as progress_bars
+from itda.building import resuming
 from itda.building.builder import Builder
 from itda.building.request import BuildRequest
-from itda.capturing import Capture, CaptureOptions
-from itda.data.activations import Activations
+from itda.capturing import Capture, CaptureOptions, Position
+from itda.data.activations import Activations, BareRows
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
-from itda.data.sources import Sources
+from itda.data.entries import StoredActivations
+from itda.data.provenance import Provenance
 from itda.errors import OptionError
 from itda.models.loading import Model, checked_model
 from itda.options import checked
@@ -30,6 +31,8 @@ def build(
     site: str | None = None,
     tokens: int | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
+    every: float = 60.0,
     progress: bool = True,
     **options: Any,
 ) -> Dictionary:
@@ -41,16 +44,23 @@ def build(
         site: the place in the model; the residual stream after the middle layer by default.
         tokens: how many rows to read, spread evenly over the documents; all by default.
         seed: which tokens are read when not all are.
+        checkpoint: a folder in which the build leaves what it needs to go on after a stop; it stays until it is
+            removed. The same build with the same folder goes on, and ends with the same dictionary.
+        every: seconds between two checkpoints.
         progress: draw a bar on stderr.
         options: fields of `BuildRequest` (atoms, steps, method, max_unexplained, max_cosine_gap, coding,
             center, block, backend) and of `itda.capturing.CaptureOptions`.
     Returns: the dictionary, in memory.
-    Raises: OptionError, CorpusError, SiteError, ModelError, ActivationError.
+    Raises: OptionError, CorpusError, SiteError, ModelError, ActivationError; MismatchError for the checkpoint of
+        another build; OutputError if that cannot be written or another process holds it.
     """
     if not isinstance(site, str | None):
         raise OptionError(f"build takes one site. Got {site!r}; for several use build_many(..., sites=[...]).")
     site = site or checked_model(model).middle_site
-    return build_many(model, corpus, sites=[site], tokens=tokens, seed=seed, progress=progress, **options)[site]
+    return build_many(
+        model, corpus, sites=[site], tokens=tokens, seed=seed, checkpoint=checkpoint, every=every, progress=progress,
+        **options,
+    )[site]  # fmt: skip
 
 
 def build_many(
@@ -60,6 +70,8 @@ def build_many(
     sites: Sequence[str],
     tokens: int | None = None,
     seed: int = 0,
+    checkpoint: str | Path | None = None,
+    every: float = 60.0,
     progress: bool = True,
     **options: Any,
 ) -> dict[str, Dictionary]:
@@ -77,40 +89,72 @@ def build_many(
         known = sorted(own | set(CaptureOptions.__dataclass_fields__))
         raise OptionError(f"There is no option {', '.join(map(repr, unknown))}. The options are {', '.join(known)}.")
     run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, seed=seed, **rest))
-    builders: dict[str, Builder] = {}
-    with progress_bars.bar("build", run.total, show=progress) as advance:
+    asked = {name: run.asked(name) for name in sites}
+    with (
+        resuming.opened(checkpoint, {"build": request.facts(), "rows": _facts(asked.values())}, every=every) as kept,
+        progress_bars.bar("build", run.total, show=progress) as advance,
+    ):
+        builders = resuming.restored(kept, request, run.total)
+        run.positions |= {name: Position.from_dict(after) for name, (_, after) in builders.items()}
+        going = {name: builder for name, (builder, _) in builders.items()}
+        advance(run.positions[sites[0]].counts["rows"])
         for blocks in run:
             for name, (rows, sources) in blocks.items():
-                if name not in builders:
-                    builders[name] = request.builder(rows.shape[1], run.total)
-                builders[name].update(rows, sources)
+                if name not in going:
+                    going[name] = request.builder(rows.shape[1], run.total)
+                going[name].update(rows, sources)
             advance(len(blocks[sites[0]].rows))
+            resuming.step(kept, going, {name: run.positions[name].to_dict() for name in going})
+        resuming.save(kept, going, {name: run.positions[name].to_dict() for name in going})
         return {
-            name: builder.finish(provenance=run.provenance(name), documents=run.documents, seed=seed)
-            for name, builder in builders.items()
+            name: builder.finish(provenance=run.provenance(name), documents=run.documents)
+            for name, builder in going.items()
         }
 
 
-def build_from_activations(rows: Any, *, progress: bool = True, **options: Any) -> Dictionary:
+def build_from_activations(
+    rows: Any, *, checkpoint: str | Path | None = None, every: float = 60.0, progress: bool = True, **options: Any
+) -> Dictionary:
     """Build a dictionary from rows that are already there, in their order.
 
     Args:
-        rows: Activations, which bring their sources; or any matrix (N, D), which gets its row numbers.
+        rows: Activations or StoredActivations, which bring their sources; or any matrix (N, D), which gets its
+            row numbers.
+        checkpoint, every: as for `build`.
         progress: draw a bar on stderr.
         options: fields of `BuildRequest`.
     Returns: the dictionary; without a model or site if `rows` is a bare matrix.
-    Raises: ShapeError, ActivationError, OptionError.
+    Raises: ShapeError, ActivationError, OptionError; as `build` with a checkpoint.
     """
     request = checked(BuildRequest, options)
-    taken = rows if isinstance(rows, Activations) else None
-    matrix = as_matrix(taken.rows if taken else rows, "rows", "N, D")
-    sources = taken.sources if taken else Sources.of_rows(len(matrix))
-    builder = request.builder(matrix.shape[1], len(matrix))
-    with progress_bars.bar("build", len(matrix), show=progress) as advance:
-        for start in range(0, len(matrix), _ROWS_AT_ONCE):
-            places = torch.arange(start, min(start + _ROWS_AT_ONCE, len(matrix)))
-            builder.update(matrix[start : start + _ROWS_AT_ONCE], sources.select(places))
-            advance(len(places))
-        return builder.finish(
-            provenance=taken.provenance if taken else None, documents=taken.documents if taken else ()
-        )
+    given = _in_blocks(rows)
+    with (
+        resuming.opened(checkpoint, {"build": request.facts(), "rows": given.fingerprint}, every=every) as kept,
+        progress_bars.bar("build", len(given), show=progress) as advance,
+    ):
+        builders = resuming.restored(kept, request, len(given))
+        builder, done = builders.get("", (None, {"rows": 0}))
+        builder = builder or request.builder(given.width, len(given))
+        first = done["rows"]
+        advance(first)
+        for block in given.blocks(_ROWS_AT_ONCE, first=first):
+            builder.update(block.rows, block.sources)
+            first += len(block.rows)
+            advance(len(block.rows))
+            resuming.step(kept, {"": builder}, {"": {"rows": first}})
+        resuming.save(kept, {"": builder}, {"": {"rows": first}})
+        return builder.finish(provenance=given.provenance, documents=given.documents)
+
+
+def _in_blocks(rows: Any) -> Activations | StoredActivations | BareRows:
+    """Whatever the rows are, as something that gives them in blocks."""
+    if isinstance(rows, StoredActivations):
+        return rows.whole()
+    if isinstance(rows, Activations):
+        as_matrix(rows.rows, "rows", "N, D")
+        return rows
+    return BareRows(as_matrix(rows, "rows", "N, D"))
+
+
+def _facts(asked: Iterable[Provenance]) -> list[dict[str, Any]]:
+    return [provenance.to_dict() for provenance in asked]

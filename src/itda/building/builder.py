@@ -86,9 +86,7 @@ class Builder(ABC):
         self._waiting_sources = Sources.concatenate([self._waiting_sources, sources])
         self._work(last=False)
 
-    def finish(
-        self, *, provenance: Provenance | None = None, documents: Collection[str] = (), seed: int | None = None
-    ) -> Dictionary:
+    def finish(self, *, provenance: Provenance | None = None, documents: Collection[str] = ()) -> Dictionary:
         """Look at what is left and make the dictionary.
 
         Raises: ActivationError if there are too few atoms for the pursuit steps.
@@ -118,7 +116,7 @@ class Builder(ABC):
             coding=self.coding,
             build=BuildRecord(
                 method=self.method,
-                options={**asdict(self.options), "seed": seed},
+                options=asdict(self.options),
                 rows=self.rows_seen,
                 threshold=round(self.smallest_novelty, 6),
                 unexplained=round(float(sample.unexplained.mean()), 6),

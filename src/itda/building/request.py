@@ -52,6 +52,11 @@ class BuildRequest:
                 f"{foreign} is not a threshold of method={self.method!r}. Leave it out, or change the method."
             )
 
+    def facts(self) -> dict[str, Any]:
+        """What makes two requests the same, as plain values; how much memory is used does not."""
+        facts = {name: value for name, value in vars(self).items() if name not in ("coding", "memory")}
+        return {**facts, "coding": self.coding.to_dict() if self.coding else None}
+
     def builder(self, width: int, rows: int) -> Builder:
         """The builder for `rows` rows of this width.
 

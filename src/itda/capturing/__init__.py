@@ -1,39 +1,78 @@
 """Corpus + model -> activations of some sites, each with its source."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from itda import progress as progress_bars
 from itda.capturing.options import CaptureOptions
+from itda.capturing.position import Position
 from itda.capturing.running import Capture, FewerRowsWarning, decomposed
 from itda.capturing.sampling import in_groups, whole_windows
+from itda.capturing.storing import capture_into
 from itda.data.activations import Activations, Block
 from itda.data.corpus import Corpus
 from itda.data.sources import Sources
+from itda.data.store import Store
+from itda.errors import OptionError
 from itda.models.loading import Model, checked_model
 from itda.options import checked
 
-__all__ = ["Capture", "CaptureOptions", "FewerRowsWarning", "capture", "decomposed", "in_groups", "whole_windows"]
+__all__ = [
+    "Capture",
+    "CaptureOptions",
+    "FewerRowsWarning",
+    "Position",
+    "capture",
+    "decomposed",
+    "in_groups",
+    "whole_windows",
+]
 
 
 def capture(
-    model: Model, corpus: Corpus, site: str | Sequence[str] | None = None, *, progress: bool = True, **options: Any
+    model: Model,
+    corpus: Corpus,
+    site: str | Sequence[str] | None = None,
+    *,
+    store: str | Path | Store | None = None,
+    dtype: str | None = None,
+    every: float = 60.0,
+    progress: bool = True,
+    **options: Any,
 ) -> Any:
     """Take activations from a model as it reads a corpus.
+
+    With a store, rows go to disk as they come. The same capture again, after whatever stopped it, goes on from
+    where it was and ends with the same files; once complete it costs nothing.
 
     Args:
         model: from `load_model` or `wrap`.
         corpus: what it reads.
         site: a place such as `resid_post.2` (the middle layer by default), or several, taken in one pass.
+        store: keep them there, a folder or a Store; made if there is nothing.
+        dtype: what the store keeps rows as: `float16`, `bfloat16` or `float32`; that of the model by default.
+        every: seconds after which a capture into a store makes safe what it has.
         progress: draw a bar on stderr.
         options: fields of `CaptureOptions`: tokens, window, bos, special_tokens, sinks, ...
-    Returns: Activations (rows float32 (N, D), sources), or {site: Activations} for several sites.
-    Raises: SiteError, CorpusError, ModelError, OptionError; ActivationError for NaN or infinity.
+    Returns: Activations (rows float32 (N, D), sources), or {site: Activations} for several sites;
+        StoredActivations with a store.
+    Raises: SiteError, CorpusError, ModelError, OptionError; ActivationError for NaN or infinity; with a store also
+        OutputError, FormatError, and MismatchError if it was begun when the model had other weights.
     """
     sites = [site or checked_model(model).middle_site] if site is None or isinstance(site, str) else list(site)
     run = Capture(model, corpus, sites, checked(CaptureOptions, options))
+    one = site is None or isinstance(site, str)
+    if store is not None:
+        place = store if isinstance(store, Store) else Store(store, create=True)
+        kept = dtype or str(model.dtype).removeprefix("torch.")
+        with progress_bars.bar("capture", run.total, show=progress) as advance:
+            stored = capture_into(place, run, dtype=kept, every=every, advance=advance)
+        return stored[sites[0]] if one else stored
+    if dtype is not None:
+        raise OptionError("dtype= is what a store keeps rows as; give store= with it, or leave it out.")
     blocks: dict[str, list[Block]] = {name: [] for name in sites}
     with progress_bars.bar("capture", run.total, show=progress) as advance:
         for block in run:
@@ -49,4 +88,4 @@ def capture(
         )
         for name, parts in blocks.items()
     }
-    return found if site is not None and not isinstance(site, str) else found[sites[0]]
+    return found[sites[0]] if one else found

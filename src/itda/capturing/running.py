@@ -7,7 +7,7 @@ runs the model. Memory is bounded by one batch of windows and, per document, one
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -52,7 +52,8 @@ class Capture:
     """One pass of a model over a corpus, as blocks of rows for each site.
 
     Iterate once; `total` and `provenance` say what it will give and what it gave. After each block
-    `positions` holds all that another capture of the same things needs to go on behind it.
+    `positions` holds all that another capture of the same things needs to go on behind it: put there
+    before the first, it begins there.
     """
 
     def __init__(
@@ -61,8 +62,6 @@ class Capture:
         corpus: Corpus,
         sites: Sequence[str],
         options: CaptureOptions,
-        *,
-        positions: Mapping[str, Position] | None = None,
     ) -> None:
         checked_model(model)
         if not isinstance(corpus, Corpus):
@@ -72,7 +71,7 @@ class Capture:
         self.model, self.corpus, self.options = model, corpus, options
         self.sites: list[Site] = [model.site(name) for name in sites]
         self.length = options.window or model.window
-        self.positions = {site.name: (positions or {}).get(site.name) or Position() for site in self.sites}
+        self.positions = {site.name: Position() for site in self.sites}
         self._shares = self._plan()
         self._names = tokenizing.token_names(model)
 
@@ -86,8 +85,8 @@ class Capture:
         """Ids of the documents that give rows, in order."""
         return tuple(self._shares)
 
-    def provenance(self, site: str) -> Provenance:
-        """Where the rows of a site come from, with what was counted so far."""
+    def asked(self, site: str) -> Provenance:
+        """Where the rows of a site come from, before anything is found out: two captures with the same are the same."""
         return Provenance(
             model=self.model.record,
             site=site,
@@ -98,15 +97,25 @@ class Capture:
                 "window": self.length,
                 # What decides the bits; a batch size that decides nothing must not change the file
                 "batch_size": self._windows_a_pass,
-                "sink_norm": self.positions[site].sink_norm,
-                "counts": dict(sorted(self.positions[site].counts.items())),
             },
         )
 
+    def provenance(self, site: str) -> Provenance:
+        """Where the rows of a site come from, with what was found out so far."""
+        asked, position = self.asked(site), self.positions[site]
+        found = {"sink_norm": position.sink_norm, "counts": dict(sorted(position.counts.items()))}
+        return replace(asked, capture={**asked.capture, **found})
+
     def __iter__(self) -> Iterator[dict[str, Block]]:
-        self._find_sink_norms()
+        return self.blocks(site.name for site in self.sites)
+
+    def blocks(self, names: Iterable[str]) -> Iterator[dict[str, Block]]:
+        """The blocks of some of the sites from their positions on."""
+        chosen = set(names)
+        sites = [site for site in self.sites if site.name in chosen]
+        self._find_sink_norms(sites)
         for index, pieces in enumerate(self._batches(self._pieces())):
-            due = [site for site in self.sites if self.positions[site.name].passes == index]
+            due = [site for site in sites if self.positions[site.name].passes == index]
             if due:
                 yield {
                     site.name: self._select(site.name, values, pieces)
@@ -199,9 +208,9 @@ class Capture:
             for site in sites
         ]
 
-    def _find_sink_norms(self) -> None:
+    def _find_sink_norms(self, sites: Sequence[Site]) -> None:
         """The norm above which an activation is a sink, from the first windows of the corpus."""
-        unknown = [site for site in self.sites if self.positions[site.name].sink_norm is None]
+        unknown = [site for site in sites if self.positions[site.name].sink_norm is None]
         if self.options.sink_norm is not None or not unknown:
             for site in unknown:
                 self.positions[site.name].sink_norm = self.options.sink_norm

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from itda import __version__
-from itda.cli import build, demo, encode, evaluate, explain, info, sites
+from itda.cli import build, capture, demo, encode, evaluate, explain, info, sites, store
 from itda.errors import ItdaError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -37,14 +37,27 @@ def _with_exit_codes(verb: Callable[..., None]) -> Callable[..., None]:
             print(f"itda: {error}", file=sys.stderr)
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
-            print("itda: Interrupted. Nothing is half-written.", file=sys.stderr)
+            print(
+                "itda: Interrupted. Nothing is half-written; the same build or capture goes on from here.",
+                file=sys.stderr,
+            )
             raise typer.Exit(INTERRUPTED) from error
 
     return run
 
 
-for verb in (demo.demo, sites.sites, build.build, info.info, evaluate.evaluate, explain.explain, encode.encode):
-    app.command()(_with_exit_codes(verb))
+def _add(to: typer.Typer, *verbs: Callable[..., None]) -> None:
+    for verb in verbs:
+        to.command()(_with_exit_codes(verb))
+
+
+_add(
+    app, demo.demo, sites.sites, capture.capture, build.build, info.info, evaluate.evaluate, explain.explain,
+    encode.encode,
+)  # fmt: skip
+stores = typer.Typer(no_args_is_help=True, help="List, check and clear out stores of captured activations.")
+_add(stores, store.ls, store.verify, store.prune)
+app.add_typer(stores, name="store")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,10 +1,12 @@
 """itda build"""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from itda.cli import common
+from itda.errors import OptionError
 
 
 def build(
@@ -44,15 +46,10 @@ def build(
     encoding_errors: common.EncodingErrors = "strict",
     memory: common.Memory = None,
     seed: common.Seed = 0,
-    window: Annotated[int | None, typer.Option(help="Tokens the model reads at once; at most 128 by default.")] = None,
-    bos: Annotated[
-        bool | None,
-        typer.Option(
-            "--bos/--no-bos", help="Begin every window with the begin token; by default as the tokenizer does."
-        ),
-    ] = None,
-    special_tokens: Annotated[str, typer.Option(help="`drop` or `keep` tokens that stand for no text.")] = "drop",
-    sinks: Annotated[str, typer.Option(help="`drop` or `keep` tokens whose norm is far above the median.")] = "drop",
+    window: common.WindowTokens = None,
+    bos: common.Begin = None,
+    special_tokens: common.SpecialTokens = "drop",
+    sinks: common.Sinks = "drop",
     batch_size: Annotated[int, typer.Option(help="Windows in one forward pass, with --no-canonical.")] = 32,
     canonical: Annotated[
         bool,
@@ -65,53 +62,79 @@ def build(
     dtype: common.Dtype = None,
     attention: common.Attention = None,
     tokenizer: common.Tokenizer = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Build from the activations in this store instead of from a model and text.")
+    ] = None,
+    entry: Annotated[str | None, typer.Option(help="Which capture of the store, by the beginning of its name.")] = None,
+    every: common.Every = 60.0,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, not from a checkpoint.")] = False,
     overwrite: common.Overwrite = False,
     json: common.Json = False,
 ) -> None:
     """Build a dictionary of real activations.
 
+    After whatever stopped it, the same command goes on: until it is done, OUT.checkpoint holds what it needs.
+
     Example: `itda build ./model --corpus stories.json --site resid_post.2 --atoms 1024 --out runs/l2`
     """
-    from itda.building import build_many
+    from itda.building import build_from_activations, build_many
+    from itda.data import checkpoints
     from itda.data.files import check_free
+    from itda.data.store import Store
 
+    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    if restart:
+        checkpoints.remove(checkpoint)
     targets = {name: out / name if site and len(site) > 1 else out for name in site or [""]}
+    going_on = checkpoint.is_dir()  # a stop between saving and clearing away left the same dictionary there
     for target in targets.values():
-        check_free(target, "dictionary", overwrite=overwrite)
-    texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
-    found = texts.summary
-    if held_out:
-        texts, _ = texts.split(held_out=held_out, seed=seed)
+        check_free(target, "dictionary", overwrite=overwrite or going_on)
+    asked: dict[str, Any] = {
+        "atoms": atoms, "steps": steps, "method": method, "max_unexplained": max_unexplained,
+        "max_cosine_gap": max_cosine_gap, "center": center, "block": block, "memory": memory,
+    }  # fmt: skip
+    origin = ""
     with common.plain_warnings():
-        loaded = common.open_model(model, device, dtype, attention, tokenizer)
-        built = build_many(
-            loaded, texts, sites=site or [loaded.middle_site], atoms=atoms, tokens=tokens, steps=steps, method=method,
-            max_unexplained=max_unexplained, max_cosine_gap=max_cosine_gap, center=center, block=block, memory=memory,
-            seed=seed, window=window, bos=bos, special_tokens=special_tokens, sinks=sinks, batch_size=batch_size,
-            canonical=canonical,
-        )  # fmt: skip
+        if store is not None:
+            if corpus is not None or tokens is not None or (site and len(site) > 1):
+                raise OptionError(
+                    "--store has activations of its own text. Leave out --corpus and --tokens, and name one --site."
+                )
+            stored = Store(store).open(next(iter(site or []), None), entry=entry)
+            built = {stored.site: build_from_activations(stored, checkpoint=checkpoint, every=every, **asked)}
+            origin = f"store: {stored.folder}"
+        else:
+            texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
+            found = texts.summary
+            if held_out:
+                texts, _ = texts.split(held_out=held_out, seed=seed)
+            origin = f"text: {found}; {found.documents - len(texts):,} documents held out"
+            loaded = common.open_model(model, device, dtype, attention, tokenizer)
+            built = build_many(
+                loaded, texts, sites=site or [loaded.middle_site], tokens=tokens, seed=seed, window=window, bos=bos,
+                special_tokens=special_tokens, sinks=sinks, batch_size=batch_size, canonical=canonical,
+                checkpoint=checkpoint, every=every, **asked,
+            )  # fmt: skip
     said: list[dict[str, Any]] = []
     for name, dictionary in built.items():
         folder = targets[name] if site else out
-        dictionary.save_pretrained(folder, overwrite=overwrite)
+        dictionary.save_pretrained(folder, overwrite=overwrite or going_on)
         said.append({"folder": str(folder), **dictionary.facts()})
         if not json:
-            counts = dictionary.facts()["provenance"]["capture"]["counts"]
+            taken = dictionary.facts()["provenance"]["capture"]
+            left_out = common.left_out(taken["counts"], taken["special_tokens"], taken["sinks"])
             print(f"{folder}: {dictionary}")
-            print(f"  text: {found}; {found.documents - len(texts):,} documents held out")
-            print(f"  {dictionary.build.rows:,} rows; left out {_left_out(counts, special_tokens, sinks)}")
+            print(f"  {origin}")
+            print(f"  {dictionary.build.rows:,} rows; left out {left_out}")
             print(
                 f"  {dictionary.build.unexplained:.1%} unexplained on those rows; "
                 f"smallest novelty {dictionary.build.threshold:.3f}"
             )
             for note in dictionary.build.notes:
                 print(f"  note: {note}")
+    checkpoints.remove(checkpoint)
     if json:
         common.print_json(said[0] if len(said) == 1 else said)
     else:
-        print(f"Next: itda evaluate {next(iter(targets.values()))} --corpus {corpus or common.EMBEDDED}")
-
-
-def _left_out(counts: dict[str, int], special_tokens: str, sinks: str) -> str:
-    dropped = {"special": special_tokens, "sinks": sinks}
-    return ", ".join(f"{counts[name]:,} {name}" if what == "drop" else f"no {name}" for name, what in dropped.items())
+        text = "TEXT" if store else corpus or common.EMBEDDED
+        print(f"Next: itda evaluate {next(iter(targets.values()))} --corpus {text}")

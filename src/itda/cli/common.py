@@ -58,6 +58,14 @@ Memory = Annotated[
     str | None,
     typer.Option(help="What inner products of the atoms may take, as 2GiB; half of what is free by default."),
 ]
+WindowTokens = Annotated[int | None, typer.Option(help="Tokens the model reads at once; at most 128 by default.")]
+Begin = Annotated[
+    bool | None,
+    typer.Option("--bos/--no-bos", help="Begin every window with the begin token; by default as the tokenizer does."),
+]
+SpecialTokens = Annotated[str, typer.Option(help="`drop` or `keep` tokens that stand for no text.")]
+Sinks = Annotated[str, typer.Option(help="`drop` or `keep` tokens whose norm is far above the median.")]
+Every = Annotated[float, typer.Option(help="Seconds between two checkpoints.")]
 Seed = Annotated[int, typer.Option(help="Which documents and tokens are taken.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if itda wrote it before.")]
@@ -124,6 +132,19 @@ def print_rich(*things: Any) -> None:
         console = Console(highlight=False, width=120)
     for thing in things:
         console.print(thing, markup=False) if isinstance(thing, str) else console.print(thing)
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them."""
+    units = ("B", "kB", "MB", "GB", "TB")
+    place = min(len(units) - 1, max(0, (len(str(count)) - 1) // 3))
+    return f"{count / 1000**place:.{0 if place == 0 else 1}f} {units[place]}"
+
+
+def left_out(counts: dict[str, int], special_tokens: str, sinks: str) -> str:
+    """What a capture left out, by reason."""
+    dropped = {"special": special_tokens, "sinks": sinks}
+    return ", ".join(f"{counts[name]:,} {name}" if what == "drop" else f"no {name}" for name, what in dropped.items())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Activations with the source of every row."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,11 @@ class Activations:
         """D, the width of the rows."""
         return self.rows.shape[1]
 
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rows."""
+        return _hash(self.rows)
+
     def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
         """The rows from `first` on in pieces of at most `size`."""
         for start in range(first, len(self), size):
@@ -80,3 +86,39 @@ class Activations:
         if len(rows) != len(sources):
             raise FormatError(f"{folder} is damaged: {len(rows)} rows but {len(sources)} sources.")
         return cls(rows, sources, provenance, documents)
+
+
+class BareRows:
+    """Rows of any matrix: they come in blocks as activations do, and have row numbers for sources."""
+
+    provenance = None
+    documents: tuple[str, ...] = ()
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def width(self) -> int:
+        """D, the width of the rows."""
+        return self.rows.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rows."""
+        return _hash(self.rows)
+
+    def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
+        """The rows from `first` on in pieces of at most `size`."""
+        for start in range(first, len(self), size):
+            part = self.rows[start : start + size]
+            yield Block(part, Sources.of_rows(len(part), first=start))
+
+
+def _hash(rows: Tensor) -> str:
+    hasher = hashlib.blake2b(str(tuple(rows.shape)).encode(), digest_size=16)
+    for part in torch.split(rows, 65_536):
+        hasher.update(part.contiguous().cpu().numpy().tobytes())
+    return hasher.hexdigest()

@@ -5,17 +5,22 @@ SHA-256 of every other file) and its safetensors files. It is written under anot
 disk and renamed, so that whoever reads it finds the old one, the new one, or none.
 """
 
+import ctypes
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -90,16 +95,52 @@ def write_text(path: Path, text: str) -> None:
 
     Raises: OutputError if it cannot be written.
     """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, so that it survives a loss of power once this returns.
+
+    Raises: OutputError if it cannot be written.
+    """
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_bytes(draft, text.encode())
+        _write_bytes(draft, content)
         draft.replace(path)
+        _flush(path.parent)
     except OSError as error:
-        raise OutputError(_refusal(path, error)) from error
+        raise refused(path, error) from error
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def append_bytes(path: Path, content: bytes) -> None:
+    """Append to a file and flush it to disk; what cannot be appended whole is taken off again.
+
+    Raises: OutputError.
+    """
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if not before:
+            _flush(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            os.truncate(path, before)
+        raise refused(path, error) from error
+
+
+def write_manifest(folder: Path, kind: str, facts: Mapping[str, Any]) -> None:
+    """Write or replace the manifest of a folder whose other files come and go.
+
+    Raises: OutputError if it cannot be written.
+    """
+    write_bytes(folder / MANIFEST, _manifest_bytes({"format": f"itda.{kind}", "version": FORMAT_VERSION, **facts}))
 
 
 def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensors]]:
@@ -115,7 +156,7 @@ def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
         path = folder / name
         if path.parent != folder or path.suffix != ".safetensors":
             raise FormatError(f"{folder / MANIFEST} names the file {name!r}, which is none of ours.")
-        content = _read_bytes(path)
+        content = read_bytes(path)
         if hashlib.sha256(content).hexdigest() != checksum:
             raise FormatError(
                 f"{path} is damaged: its checksum is not the one in {MANIFEST}. Make it again or copy it again."
@@ -138,7 +179,7 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         raise FormatError(f"{folder} has no {MANIFEST}, so it is no itda {kind}. Check the path.")
-    content = _read_bytes(path)
+    content = read_bytes(path)
     try:
         manifest = json.loads(content)
         found, version = manifest["format"], manifest["version"]
@@ -168,30 +209,62 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     draft = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        _remove_lost_drafts(folder)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{_host()}-{os.getpid()}-", dir=folder.parent))
         draft.chmod(0o777 & ~_umask())
         yield draft
         _flush(draft)
-        if folder.exists():
-            # A folder cannot be renamed over a full one: the old one steps aside and comes back on failure.
-            aside = draft.with_name(draft.name + ".old")
-            folder.rename(aside)
-            try:
-                draft.rename(folder)
-            except BaseException:
-                aside.rename(folder)
-                raise
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            draft.rename(folder)
+        _put_in_place(draft, folder)
         _flush(folder.parent)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(_refusal(folder, error)) from error
+        raise refused(folder, error) from error
     finally:
         if draft is not None and draft.exists():
             shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put_in_place(draft: Path, folder: Path) -> None:
+    """Rename a draft to `folder`; what was there goes, and at no moment is there nothing."""
+    if not folder.exists():
+        draft.rename(folder)
+        return
+    if _exchange(draft, folder):
+        return  # what was there is the draft now
+    aside = draft.with_name(draft.name + ".old")
+    folder.rename(aside)
+    try:
+        draft.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step, where the system can; False if it cannot."""
+    if sys.platform != "linux":
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # an old C library
+        return False
+    return bool(function(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+
+
+def _host() -> str:
+    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
+
+
+def _remove_lost_drafts(folder: Path) -> None:
+    """Drafts of this folder whose process has died on this machine."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        host, _, rest = path.name.removeprefix(f".{folder.name}.").partition("-")
+        process = rest.partition("-")[0]
+        if host == _host() and process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def to_plain(value: Any) -> Any:
@@ -214,7 +287,11 @@ def _write_bytes(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises: FormatError if it is missing or cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -239,7 +316,10 @@ def _umask() -> int:
     return mask
 
 
-def _refusal(folder: Path, error: OSError) -> str:
+def refused(path: Path, error: OSError) -> OutputError:
+    """What to tell a user whose file system would not write there."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return f"No space is left on the disk of {folder}. Nothing was written there; free some space and run again."
-    return f"{folder} cannot be written: {error.strerror or error}. Choose another folder."
+        return OutputError(
+            f"No space is left on the disk of {path}. What was written before is whole; free some space and run again."
+        )
+    return OutputError(f"{path} cannot be written: {error.strerror or error}. Choose another folder.")

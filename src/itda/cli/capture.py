@@ -1,0 +1,69 @@
+"""itda capture"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from itda.cli import common
+
+
+def capture(
+    out: Annotated[Path, typer.Option(help="Folder of the store; made if there is nothing.")],
+    model: common.ModelName = common.EMBEDDED,
+    corpus: common.CorpusPath = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="A place such as resid_post.2, the middle layer by default; several are taken in one pass."),
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(help="How many tokens, spread evenly over the documents; all by default.")
+    ] = None,
+    store_dtype: Annotated[
+        str | None, typer.Option(help="What rows are kept as: float16, bfloat16 or float32; the model's by default.")
+    ] = None,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the documents that is left for evaluation; 0 to capture all.")
+    ] = 0.1,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    window: common.WindowTokens = None,
+    bos: common.Begin = None,
+    special_tokens: common.SpecialTokens = "drop",
+    sinks: common.Sinks = "drop",
+    every: common.Every = 60.0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+    json: common.Json = False,
+) -> None:
+    """Keep a model's activations on disk, to build from and evaluate on as often as wanted.
+
+    After whatever stopped it, the same command goes on; once it is complete it costs nothing.
+
+    Example: `itda capture ./model --corpus stories.json --site resid_post.2 --out store`
+    """
+    from itda.capturing import capture as capture_to
+    from itda.data.store import Store
+
+    store = Store(out, create=True)
+    texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
+    if held_out:
+        texts, _ = texts.split(held_out=held_out, seed=seed)
+    with common.plain_warnings():
+        loaded = common.open_model(model, device, dtype, attention, tokenizer)
+        stored = capture_to(
+            loaded, texts, site or [loaded.middle_site], store=store, dtype=store_dtype, every=every, tokens=tokens,
+            seed=seed, window=window, bos=bos, special_tokens=special_tokens, sinks=sinks,
+        )  # fmt: skip
+    if json:
+        common.print_json([entry.facts() for entry in stored.values()])
+        return
+    for entry in stored.values():
+        counts = entry.provenance.capture["counts"]
+        print(f"{entry.folder}: {entry}")
+        print(f"  {common.size(entry.size)}; left out {common.left_out(counts, special_tokens, sinks)}")
+    print(f"Next: itda build --store {out}{' --site SITE' if len(stored) > 1 else ''} --out DICTIONARY")

@@ -1,0 +1,195 @@
+"""Activations on disk: captured once, read in any order, by as many as want to.
+
+store/
+  itda.json                    what it is
+  resid_post.2-3f9a1c0d42e7/   one site of one capture; the digits are its fingerprint
+    itda.json                  where it comes from; written at the start and again at the end
+    index.jsonl                one line for each shard
+    000000.safetensors         rows and their sources
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from itda.data import files, locks, shards
+from itda.data.entries import DamagedEntry, StoredActivations
+from itda.data.entry_writing import TAIL, EntryWriter
+from itda.data.provenance import Provenance
+from itda.data.shards import DTYPES, Shard
+from itda.errors import FormatError, MismatchError, OptionError
+from itda.options import one_of
+
+_KIND = "store"
+_DIGITS = 12  # of the fingerprint, in the name of an entry
+
+
+class Store:
+    """A folder of captured activations, one entry for each site of each capture."""
+
+    def __init__(self, folder: str | Path, *, create: bool = False) -> None:
+        """Open a store.
+
+        Args:
+            folder: where it is.
+            create: make it if there is nothing there.
+        Raises: FormatError if there is none; OutputError if it cannot be made.
+        """
+        self.folder = Path(folder)
+        if create and (not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir()))):
+            files.write_manifest(self.folder, _KIND, {})
+        files.read_manifest(self.folder, _KIND)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.folder)!r}, {len(self.names())} entries)"
+
+    def names(self) -> list[str]:
+        """The entries there are, whatever their state."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+    def listed(self, names: Sequence[str] | None = None) -> list[StoredActivations | DamagedEntry]:
+        """All entries, those that cannot be read too; or those whose names begin with one of `names`.
+
+        Raises: OptionError for a name that no entry begins with.
+        """
+        chosen = [name for name in self.names() if names is None or name.startswith(tuple(names))]
+        for name in names or ():
+            if not any(item.startswith(name) for item in chosen):
+                raise OptionError(f"{self.folder} has no entry {name!r}; it has {', '.join(self.names()) or 'none'}.")
+        found: list[StoredActivations | DamagedEntry] = []
+        for name in chosen:
+            try:
+                found.append(StoredActivations(self.folder / name))
+            except FormatError as error:
+                found.append(DamagedEntry(self.folder / name, str(error)))
+        return found
+
+    def entries(self) -> list[StoredActivations]:
+        """All entries that can be read, complete or not."""
+        return [entry for entry in self.listed() if isinstance(entry, StoredActivations)]
+
+    def open(self, site: str | None = None, *, entry: str | None = None) -> StoredActivations:
+        """The one complete entry that fits.
+
+        Args:
+            site: of this place; needed if the store holds several.
+            entry: its name, or the beginning of it.
+        Raises: OptionError that lists the entries if none or several fit; FormatError if it is damaged.
+        """
+        found = [
+            item
+            for item in self.entries()
+            if (site is None or item.site == site) and (entry is None or item.name.startswith(entry))
+        ]
+        complete = [item for item in found if item.complete]
+        if len(complete) == 1:
+            return complete[0]
+        asked = " and ".join(f"{name} {value!r}" for name, value in (("site", site), ("entry", entry)) if value)
+        listed = "".join(f"\n  {item.name}: {item!r}" for item in complete or found or self.entries())
+        if not complete and found:
+            raise OptionError(f"The capture in {self.folder} is not complete. Run it again, and it goes on.{listed}")
+        raise OptionError(
+            f"{self.folder} has {len(complete)} captures{' with ' + asked if asked else ''}. Name one by its site or "
+            f"entry; there are:{listed or ' none'}"
+        )
+
+    def writer(self, asked: Provenance, *, documents: Sequence[str], rows: int, dtype: str) -> "EntryWriter":
+        """Begin an entry, or go on with one that was begun.
+
+        Args:
+            asked: where the rows come from, before anything was found out.
+            documents: ids of the documents that give rows.
+            rows: how many there will be, or a few less.
+            dtype: `float16`, `bfloat16` or `float32`.
+        Raises: OutputError if another process writes it; FormatError if what is there is damaged;
+            MismatchError if the store holds the same capture from other weights of this model.
+        """
+        one_of("dtype", dtype, tuple(DTYPES))
+        key = fingerprint(asked, dtype)
+        folder = self.folder / f"{re.sub(r'[^A-Za-z0-9_.]', '_', asked.site)[:80]}-{key[:_DIGITS]}"
+        for item in self.entries() if not folder.exists() else []:
+            if _changed(item.provenance, asked):
+                raise MismatchError(
+                    f"{item.folder} was captured from {asked.model.id!r} when it had other weights. Remove it "
+                    f"(itda store prune {self.folder} --entry {item.name}), or use another store."
+                )
+        return EntryWriter(folder, asked, documents=documents, rows=rows, dtype=dtype)
+
+    def prune(
+        self, names: Sequence[str] | None = None, *, damaged: bool = False, incomplete: bool = False,
+        dry_run: bool = False,
+    ) -> list[tuple[Path, int]]:  # fmt: skip
+        """Remove captures, or what is damaged or left over.
+
+        Args:
+            names: look only at entries whose names begin so; with nothing else asked, remove them whole.
+            damaged: remove damaged shards, and entries that cannot be read.
+            incomplete: remove entries that were never ended.
+            dry_run: remove nothing.
+        Returns: what was removed, or would be, with its bytes.
+        Raises: OptionError for an unknown name; OutputError for an entry that another process writes.
+        """
+        removed: list[Path] = []
+        for entry in self.listed(names):
+            with locks.held(entry.folder):
+                whole = bool(names) and not damaged and not incomplete
+                unreadable = damaged and isinstance(entry, DamagedEntry)
+                if whole or unreadable or (incomplete and not entry.complete):
+                    removed.append(entry.folder)
+                    continue
+                removed += _left_over(entry)
+                if damaged:
+                    removed += [entry.folder / shard.file for shard in entry.shards if _is_damaged(entry.folder, shard)]
+        sizes = [(path, _size(path)) for path in removed]
+        for path in removed if not dry_run else ():
+            try:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            except OSError as error:
+                raise files.refused(path, error) from error
+        return sizes
+
+
+def fingerprint(asked: Provenance, dtype: str) -> str:
+    """What makes two captures the same: model, tokenizer, corpus, site, options and data types."""
+    model = asked.model
+    facts = [
+        model.config, model.files or model.parameters, model.tokenizer, model.settings.get("dtype"),
+        asked.corpus, asked.site, dict(asked.capture), dtype,
+    ]  # fmt: skip
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _changed(there: Provenance, asked: Provenance) -> bool:
+    """Whether the weights in the files of that model have changed since."""
+    return (
+        there.model.id == asked.model.id
+        and bool(there.model.files and asked.model.files)
+        and not there.model.is_same_model(asked.model)
+        and (there.corpus, there.site) == (asked.corpus, asked.site)
+    )
+
+
+def _left_over(entry: StoredActivations | DamagedEntry) -> list[Path]:
+    """What a stopped process has left in an entry and no later one will use."""
+    if isinstance(entry, DamagedEntry):
+        return []
+    known = {shard.file for shard in entry.shards}
+    lost = [path for path in entry.folder.glob("*.safetensors") if path.name not in known]
+    drafts = [path for path in entry.folder.glob(".*") if path.name != locks.LOCK]
+    tails = [entry.folder / TAIL] if entry.complete and (entry.folder / TAIL).is_dir() else []
+    return [*lost, *drafts, *tails]
+
+
+def _is_damaged(folder: Path, shard: Shard) -> bool:
+    try:
+        shards.check(folder, shard)
+    except FormatError:
+        return (folder / shard.file).exists()
+    return False
+
+
+def _size(path: Path) -> int:
+    return sum(item.stat().st_size for item in (path.rglob("*") if path.is_dir() else [path]) if item.is_file())

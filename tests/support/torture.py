@@ -1,0 +1,141 @@
+"""Kill a run at random moments, run it again to its end, and compare every byte with an undisturbed run.
+
+python tests/support/torture.py 100
+"""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from itda import Dictionary
+
+ITDA = (sys.executable, "-m", "itda")
+SAVE = """
+import sys
+from itda import Dictionary
+one, other, out = sys.argv[1:]
+both = [Dictionary.from_pretrained(one), Dictionary.from_pretrained(other)]
+for turn in range(40):
+    both[turn % 2].save_pretrained(out, overwrite=True)
+"""
+
+
+@dataclass
+class Victim:
+    """Something that writes into a folder, and what must hold while it lies dead."""
+
+    command: Callable[[Path], list[str]]
+    check_dead: Callable[[Path], None] = lambda folder: None
+    seconds: float = 0.0
+    """How long it takes undisturbed."""
+    expected: dict[str, str] = field(default_factory=dict)
+    """Path -> hash of what it leaves."""
+
+
+def run(command: list[str], *, kill_after: float | None = None) -> bool:
+    """Run a command to its end, or kill it without warning; whether it came to its end."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(
+        command, start_new_session=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    try:
+        _, said = process.communicate(timeout=kill_after)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return False
+    if process.returncode and b"exists. Choose another folder" not in said:  # it had come to its end before it died
+        raise AssertionError(f"{' '.join(command)}\n{said.decode()}")
+    return True
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Hash of every file below a folder; locks are empty and may stay."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def victims(home: Path) -> dict[str, Victim]:
+    """What is killed; `home` gets what they need to be there."""
+    one, other, store = home / "one", home / "other", home / "store"
+    run([*ITDA, "build", "--atoms", "300", "--tokens", "3000", "--out", str(one)])
+    run([*ITDA, "build", "--atoms", "200", "--tokens", "3000", "--out", str(other)])
+    run([*ITDA, "capture", "--tokens", "30000", "--site", "resid_post.2", "--out", str(store)])
+
+    def one_of_the_two(folder: Path) -> None:
+        if (folder / "saved").exists():
+            assert len(Dictionary.from_pretrained(folder / "saved")) in (300, 200)
+
+    often = ["--every", "0"]
+    found = {
+        "capture": Victim(
+            lambda folder: [
+                *ITDA, "capture", "--tokens", "30000", "--site", "resid_post.1", "--site", "resid_post.2", *often,
+                "--out", str(folder / "store"),
+            ]
+        ),
+        "build": Victim(
+            lambda folder: [
+                *ITDA, "build", "--tokens", "20000", "--atoms", "600", *often, "--out", str(folder / "built"),
+            ]
+        ),
+        "build from a store": Victim(
+            lambda folder: [
+                *ITDA, "build", "--store", str(store), "--atoms", "900", *often, "--out", str(folder / "built"),
+            ]
+        ),
+        "save": Victim(
+            lambda folder: [sys.executable, "-c", SAVE, str(one), str(other), str(folder / "saved")], one_of_the_two
+        ),
+    }  # fmt: skip
+    for name, victim in found.items():
+        folder = home / f"undisturbed {name}"
+        folder.mkdir()
+        started = time.monotonic()
+        run(victim.command(folder))
+        victim.seconds, victim.expected = time.monotonic() - started, contents(folder)
+    return found
+
+
+def kill(victim: Victim, folder: Path, random_: random.Random, *, most: int = 3) -> int:
+    """Kill until it comes to its end, or so often; how often it died. Raises AssertionError for any difference."""
+    deaths = 0
+    while deaths < most and not run(victim.command(folder), kill_after=random_.uniform(0.3, 1.0) * victim.seconds):
+        deaths += 1
+        victim.check_dead(folder)
+    if deaths == most:
+        run(victim.command(folder))
+    left = contents(folder)
+    differing = {name for name in {*left, *victim.expected} if left.get(name) != victim.expected.get(name)}
+    assert not differing, f"after {deaths} kills these differ: {sorted(differing)}"
+    return deaths
+
+
+def main(kills: int) -> None:
+    seed = random.SystemRandom().randrange(10**6)
+    random_ = random.Random(seed)
+    print(f"seed {seed}", flush=True)
+    with tempfile.TemporaryDirectory() as home:
+        found = victims(Path(home))
+        deaths = dict.fromkeys(found, 0)
+        while sum(deaths.values()) < kills:
+            name = min(deaths, key=lambda name: deaths[name])
+            with tempfile.TemporaryDirectory(dir=home) as folder:
+                deaths[name] += kill(found[name], Path(folder), random_)
+            print(f"{sum(deaths.values())} kills: {deaths}", flush=True)
+    print(f"every result was that of the undisturbed run (seed {seed})")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100)

@@ -1,0 +1,17 @@
+"""Killed without warning and run again, everything ends as if nothing had happened; `make torture` does it 100 times."""
+
+import random
+
+import pytest
+
+from support import torture
+
+
+@pytest.fixture(scope="module")
+def victims(tmp_path_factory):
+    return torture.victims(tmp_path_factory.mktemp("torture"))
+
+
+@pytest.mark.parametrize("name", ["capture", "build", "build from a store", "save"])
+def test_what_is_killed_goes_on_to_the_same_bytes(name, victims, tmp_path):
+    torture.kill(victims[name], tmp_path, random.Random(0), most=1)
