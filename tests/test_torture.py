@@ -1,4 +1,4 @@
-"""Killed without warning and run again, everything ends as if nothing had happened; `make torture` does it 100 times."""
+"""Killed without warning and run again, everything ends as if nothing had happened; `make torture` kills 100 times."""
 
 import random
 

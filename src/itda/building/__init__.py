@@ -1,6 +1,6 @@
 """Activations -> dictionary: `build`, `build_many` and `build_from_activations`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from itda.data.activations import Activations, BareRows
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
 from itda.data.entries import StoredActivations
-from itda.data.provenance import Provenance
 from itda.errors import OptionError
 from itda.models.loading import Model, checked_model
 from itda.options import checked
@@ -89,9 +88,9 @@ def build_many(
         known = sorted(own | set(CaptureOptions.__dataclass_fields__))
         raise OptionError(f"There is no option {', '.join(map(repr, unknown))}. The options are {', '.join(known)}.")
     run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, seed=seed, **rest))
-    asked = {name: run.asked(name) for name in sites}
+    facts = {"build": request.facts(), "rows": {name: run.asked(name).to_dict() for name in sites}}
     with (
-        resuming.opened(checkpoint, {"build": request.facts(), "rows": _facts(asked.values())}, every=every) as kept,
+        resuming.opened(checkpoint, facts, every=every) as kept,
         progress_bars.bar("build", run.total, show=progress) as advance,
     ):
         builders = resuming.restored(kept, request, run.total)
@@ -154,7 +153,3 @@ def _in_blocks(rows: Any) -> Activations | StoredActivations | BareRows:
         as_matrix(rows.rows, "rows", "N, D")
         return rows
     return BareRows(as_matrix(rows, "rows", "N, D"))
-
-
-def _facts(asked: Iterable[Provenance]) -> list[dict[str, Any]]:
-    return [provenance.to_dict() for provenance in asked]

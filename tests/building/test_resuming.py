@@ -1,0 +1,169 @@
+"""A build that is stopped anywhere goes on to the same dictionary."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+import itda
+from itda.data.checkpoints import Checkpoint, Saved
+from itda.data.dictionary import library_versions
+from itda.errors import MismatchError, OutputError
+from support import tiny
+from support.signals import coherent
+from support.torture import contents
+
+SITES = ["resid_post.0", "resid_post.1"]
+OPTIONS = {"atoms": 60, "steps": 4, "window": 32, "progress": False}
+
+
+class Stop(Exception):  # noqa: N818
+    """Whatever may stop a process."""
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return itda.Corpus.from_texts([text * 6 for text in tiny.KINGS])
+
+
+@pytest.fixture(autouse=True)
+def _held_back(monkeypatch):
+    """So that blocks are looked at before the end."""
+    monkeypatch.setattr("itda.building.builder._HELD_BACK", 100)
+    monkeypatch.setattr("itda.building.builder._AT_ONCE", 64)
+
+
+def stop_after(blocks, patch):
+    from itda.building.builder import Builder
+
+    real, left = Builder.update, [blocks]
+
+    def update(self, rows, sources):
+        left[0] -= 1
+        if left[0] < 0:
+            raise Stop
+        real(self, rows, sources)
+
+    patch.setattr(Builder, "update", update)
+
+
+def saved(dictionary, folder):
+    dictionary.save_pretrained(folder)
+    return contents(folder)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 3, 6, 9])
+@pytest.mark.parametrize(
+    "how", [{}, {"method": "paper", "max_cosine_gap": 0.05, "block": 64}, {"max_unexplained": 0.3, "atoms": None}]
+)
+def test_goes_on_to_the_same_bytes(model, corpus, tmp_path, blocks, how):
+    options = {**OPTIONS, "mean_rows": None, **how}
+    del options["mean_rows"]
+    whole = itda.build_many(model, corpus, sites=SITES, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(blocks, patch)
+        with pytest.raises(Stop):
+            itda.build_many(model, corpus, sites=SITES, checkpoint=tmp_path / "checkpoint", every=0, **options)
+    resumed = itda.build_many(model, corpus, sites=SITES, checkpoint=tmp_path / "checkpoint", **options)
+    for site in SITES:
+        assert saved(resumed[site], tmp_path / site) == saved(whole[site], tmp_path / f"whole {site}")
+
+
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_a_build_from_rows_goes_on_too(tmp_path, blocks, monkeypatch):
+    monkeypatch.setattr("itda.building._ROWS_AT_ONCE", 300)
+    rows, _ = coherent(2000, 24, 10)
+    options = {"atoms": 80, "steps": 4, "progress": False}
+    whole = itda.build_from_activations(rows, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(blocks, patch)
+        with pytest.raises(Stop):
+            itda.build_from_activations(rows, checkpoint=tmp_path / "checkpoint", every=0, **options)
+    resumed = itda.build_from_activations(rows, checkpoint=tmp_path / "checkpoint", **options)
+    assert saved(resumed, tmp_path / "resumed") == saved(whole, tmp_path / "whole")
+
+
+def test_from_a_store_it_is_the_same_as_from_the_model(model, corpus, tmp_path):
+    stored = itda.capture(model, corpus, SITES[0], store=tmp_path / "store", window=32, progress=False)
+    own = {name: value for name, value in OPTIONS.items() if name != "window"}
+    assert saved(itda.build_from_activations(stored, **own), tmp_path / "one") == saved(
+        itda.build(model, corpus, site=SITES[0], **OPTIONS), tmp_path / "other"
+    )
+
+
+def test_ctrl_c_saves_and_then_stops(model, corpus, tmp_path, monkeypatch):
+    from itda.building.builder import Builder
+
+    real, seen = Builder.update, []
+
+    def update(self, rows, sources):
+        seen.append(len(rows))
+        if len(seen) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        real(self, rows, sources)
+
+    monkeypatch.setattr(Builder, "update", update)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        itda.build(model, corpus, site=SITES[0], checkpoint=tmp_path / "checkpoint", **OPTIONS)
+    assert signal.getsignal(signal.SIGINT) is before
+    stopped_after = len(seen)
+    itda.build(model, corpus, site=SITES[0], checkpoint=tmp_path / "checkpoint", **OPTIONS)
+    monkeypatch.undo()
+    again = len(seen) - stopped_after
+    seen.clear()
+    monkeypatch.setattr(Builder, "update", update)
+    assert stopped_after == 4
+    assert again > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"atoms": 50}, "atoms was 60, is 50"),
+        ({"seed": 3, "tokens": 900}, "seed was 0, is 3"),
+        ({}, "parameters was"),
+    ],
+)
+def test_the_checkpoint_of_another_build_is_refused(model, corpus, tmp_path, change, says):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(Stop):
+            itda.build(model, corpus, site=SITES[0], checkpoint=tmp_path / "checkpoint", every=0, **OPTIONS)
+    other = model if change else itda.wrap(tiny.module("Llama", seed=1), tiny.tokenizer())
+    with pytest.raises(MismatchError, match=says):
+        itda.build(other, corpus, site=SITES[0], checkpoint=tmp_path / "checkpoint", **{**OPTIONS, **change})
+
+
+def test_a_damaged_state_is_passed_over_for_the_one_before(tmp_path):
+    run, made = {"one": 1}, torch.arange(3.0)
+    with Checkpoint(tmp_path / "c", run) as checkpoint:
+        assert checkpoint.load() is None
+        checkpoint.save(Saved({"step": 1}, {"x": {"x": made}}))
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "c" / "1").iterdir()}
+    with Checkpoint(tmp_path / "c", run) as checkpoint:
+        checkpoint.load()
+        checkpoint.save(Saved({"step": 2}, {"x": {"x": made}}))
+    (tmp_path / "c" / "1").mkdir()
+    for name, content in kept.items():
+        (tmp_path / "c" / "1" / name).write_bytes(content)
+    (tmp_path / "c" / "2" / "x.safetensors").write_bytes(b"damaged")
+    with Checkpoint(tmp_path / "c", run) as checkpoint:
+        assert checkpoint.load().facts == {"step": 1}
+
+
+def test_only_one_process_works_on_a_checkpoint(tmp_path):
+    with Checkpoint(tmp_path / "c", {}), pytest.raises(OutputError, match="Another process"):  # noqa: SIM117
+        with Checkpoint(tmp_path / "c", {}):
+            pass
+
+
+def test_a_version_that_computes_other_numbers_is_another_run(model, corpus, tmp_path, monkeypatch):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(3, patch)
+        with pytest.raises(Stop):
+            itda.build(model, corpus, site=SITES[0], checkpoint=tmp_path / "c", every=0, **OPTIONS)
+    monkeypatch.setattr("itda.building.resuming.library_versions", lambda: {**library_versions(), "torch": "99"})
+    with pytest.raises(MismatchError, match="torch was '2"):
+        itda.build(model, corpus, site=SITES[0], checkpoint=tmp_path / "c", **OPTIONS)
