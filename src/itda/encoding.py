@@ -62,8 +62,7 @@ def encode(
     codes: list[Codes] = []
     sources: list[Sources] = []
     with progress_bars.bar("encode", run.total, show=progress) as advance:
-        for blocks in run:
-            block = blocks[where]
+        for block in (found[where] for found in run if found):
             codes.append(dictionary.encode(block.rows, coding=used, backend=backend))
             sources.append(block.sources)
             advance(len(block.rows))

@@ -185,8 +185,8 @@ def test_a_long_build_samples_rows_evenly(monkeypatch):
     sample = _Sample(1)
     for start in range(0, 5000, 70):
         sample.update(torch.arange(start, min(start + 70, 5000)).float()[:, None])
-    assert 100 < len(sample.rows) <= 200
-    assert torch.equal(sample.rows[:, 0], torch.arange(0, 5000, 32).float())
+    assert 50 < len(sample.rows) <= 100
+    assert torch.equal(sample.rows[:, 0], torch.arange(0, 5000, 64).float())
 
 
 def test_build_captures_and_remembers(model):

@@ -161,7 +161,7 @@ def test_another_model_on_purpose(run, built):
     assert report["model"] == "other"
 
 
-def test_an_interrupt_exits_with_130_and_leaves_nothing(place, data):
+def test_an_interrupt_exits_with_130_and_leaves_what_the_next_run_goes_on_from(place, data):
     """A real Ctrl-C in a real process, while it builds."""
     out = place / "interrupted"
     command = [sys.executable, "-m", "itda", "build", data / "models" / "gpt2-wide", "--out", out]
@@ -182,7 +182,8 @@ def test_an_interrupt_exits_with_130_and_leaves_nothing(place, data):
         process.kill()
     assert process.returncode == 130
     assert b"Interrupted" in error
-    assert not list(place.glob("*interrupted*"))
+    assert [path.name for path in place.glob("*interrupted*")] == ["interrupted.checkpoint"]
+    assert list((place / "interrupted.checkpoint").glob("*/builder-0.safetensors"))
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(run, place, built, monkeypatch):
@@ -194,5 +195,5 @@ def test_a_full_disk_is_said_and_leaves_nothing(run, place, built, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     error = run("build", "model", "--corpus", "texts.json", "--atoms", 20, "--out", "full", code=2)
     assert "No space is left on the disk of" in error
-    assert "Nothing was written there; free some space and run again" in error
+    assert "What was written before is whole; free some space and run again" in error
     assert not list(place.glob("*full*"))

@@ -96,14 +96,16 @@ def build_many(
         builders = resuming.restored(kept, request, run.total)
         run.positions |= {name: Position.from_dict(after) for name, (_, after) in builders.items()}
         going = {name: builder for name, (builder, _) in builders.items()}
-        advance(run.positions[sites[0]].counts["rows"])
+        advance(sum(position.counts["rows"] for position in run.positions.values()) / len(sites))
+        run.scratch = kept.folder / "hidden" if kept else None
         for blocks in run:
             for name, (rows, sources) in blocks.items():
                 if name not in going:
                     going[name] = request.builder(rows.shape[1], run.total)
                 going[name].update(rows, sources)
-            advance(len(blocks[sites[0]].rows))
-            resuming.step(kept, going, {name: run.positions[name].to_dict() for name in going})
+                advance(len(rows) / len(sites))
+            save = resuming.step if blocks else resuming.save
+            save(kept, going, {name: run.positions[name].to_dict() for name in going})
         resuming.save(kept, going, {name: run.positions[name].to_dict() for name in going})
         return {
             name: builder.finish(provenance=run.provenance(name), documents=run.documents)

@@ -78,7 +78,7 @@ def capture(
         for block in run:
             for name, part in block.items():
                 blocks[name].append(part)
-            advance(len(block[sites[0]].rows))
+                advance(len(part.rows) / len(sites))
     found = {
         name: Activations(
             torch.cat([part.rows for part in parts]),

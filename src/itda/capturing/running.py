@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +20,13 @@ from torch import Tensor
 from itda.capturing import sampling
 from itda.capturing.options import CaptureOptions
 from itda.capturing.position import Position
+from itda.capturing.stages import Stage, stages
 from itda.data.activations import Block
 from itda.data.corpus import Corpus, Document
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources, Window
 from itda.errors import CorpusError, OptionError
 from itda.models import tokenizing
-from itda.models.hooks import read
 from itda.models.loading import Model, checked_model
 from itda.models.sites import Site
 from itda.models.tokenizing import CANONICAL_BATCH, TokenWindow
@@ -68,9 +69,13 @@ class Capture:
             raise CorpusError(f"A capture needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
         if not sites or len(set(sites)) < len(sites):
             raise OptionError(f"A capture needs sites, each once. Got {list(sites)} instead.")
+        if model.on_disk and not options.canonical:
+            raise OptionError("A model on disk is run layer by layer, in passes of one shape. Leave canonical on.")
         self.model, self.corpus, self.options = model, corpus, options
         self.sites: list[Site] = [model.site(name) for name in sites]
         self.length = options.window or model.window
+        self.scratch: Path | None = None
+        """Where a model on disk keeps hidden states between its layers, for another capture to go on from."""
         self.positions = {site.name: Position() for site in self.sites}
         self._shares = self._plan()
         self._names = tokenizing.token_names(model)
@@ -110,17 +115,25 @@ class Capture:
         return self.blocks(site.name for site in self.sites)
 
     def blocks(self, names: Iterable[str]) -> Iterator[dict[str, Block]]:
-        """The blocks of some of the sites from their positions on."""
+        """The blocks of some of the sites from their positions on.
+
+        One without any site says that a pass over the corpus has ended: what came so far must be safe before the
+        next, if whoever takes it means to go on after a stop.
+        """
         chosen = set(names)
         sites = [site for site in self.sites if site.name in chosen]
-        self._find_sink_norms(sites)
-        for index, pieces in enumerate(self._batches(self._pieces())):
-            due = [site for site in sites if self.positions[site.name].passes == index]
-            if due:
-                yield {
-                    site.name: self._select(site.name, values, pieces)
-                    for site, values in zip(due, self._forward(pieces, due), strict=True)
-                }
+        for stage in stages(self.model, sites, self.scratch):
+            self._find_sink_norms(stage)
+            for index, pieces in enumerate(self._batches(self._pieces())):
+                due = [site for site in stage.sites if self.positions[site.name].passes == index]
+                if due or stage.wants(index):
+                    values = self._forward(stage, index, pieces, due)
+                    if due:
+                        yield {
+                            site.name: self._select(site.name, found, pieces)
+                            for site, found in zip(due, values, strict=True)
+                        }
+            yield {}
         for name, position in self.positions.items():
             wanted = self.options.tokens
             if wanted is not None and position.owed > 0:
@@ -191,14 +204,14 @@ class Capture:
     def _batches(self, pieces: Iterator[Piece]) -> Iterator[tuple[Piece, ...]]:
         return sampling.in_groups(pieces, self._windows_a_pass)
 
-    def _forward(self, pieces: Sequence[Piece], sites: Sequence[Site]) -> list[Tensor]:
+    def _forward(self, stage: Stage, index: int, pieces: Sequence[Piece], sites: Sequence[Site]) -> list[Tensor]:
         parts = [piece.window for piece in pieces]
         side = self.options.padding_side
         if self.options.canonical:
             inputs = tokenizing.canonical_batch(self.model, parts, length=self.length, side=side)
         else:
             inputs = tokenizing.batch(self.model, parts, length=None, side=side)
-        found = read(self.model.module, inputs, sites)
+        found = stage.read(index, inputs, sites)
         size = inputs["input_ids"].shape[1]
         # Padding goes by what was put there, never by token id: many tokenizers pad with a real token.
         starts = [0 if side == "right" else size - len(part) for part in parts]
@@ -208,17 +221,18 @@ class Capture:
             for site in sites
         ]
 
-    def _find_sink_norms(self, sites: Sequence[Site]) -> None:
+    def _find_sink_norms(self, stage: Stage) -> None:
         """The norm above which an activation is a sink, from the first windows of the corpus."""
-        unknown = [site for site in sites if self.positions[site.name].sink_norm is None]
+        unknown = [site for site in stage.sites if self.positions[site.name].sink_norm is None]
         if self.options.sink_norm is not None or not unknown:
             for site in unknown:
                 self.positions[site.name].sink_norm = self.options.sink_norm
             return
         norms: dict[str, list[Tensor]] = {site.name: [] for site in unknown}
-        for pieces in islice(self._batches(self._pieces()), math.ceil(_CALIBRATION_WINDOWS / self._windows_a_pass)):
+        passes = math.ceil(_CALIBRATION_WINDOWS / self._windows_a_pass)
+        for index, pieces in enumerate(islice(self._batches(self._pieces()), passes)):
             text = torch.from_numpy(np.concatenate([~piece.window.special for piece in pieces]))
-            for site, values in zip(unknown, self._forward(pieces, unknown), strict=True):
+            for site, values in zip(unknown, self._forward(stage, index, pieces, unknown), strict=True):
                 norms[site.name].append(torch.linalg.vector_norm(values, dim=1)[text])
         for name, parts in norms.items():
             self.positions[name].sink_norm = self.options.sink_ratio * float(torch.cat(parts).median())

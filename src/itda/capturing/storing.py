@@ -38,15 +38,14 @@ def capture_into(
                 writer.repair(place, _shard(run, name, writer, place))
             run.positions[name] = Position.from_dict(writer.after) if writer.after else Position()
         begun = {name: writer for name, writer in writers.items() if not writer.complete}
-        slowest = min(begun, key=lambda name: len(begun[name])) if begun else next(iter(writers))
-        advance(len(writers[slowest]))
+        run.scratch = store.scratch([run.asked(name) for name in begun])
+        advance(sum(map(len, writers.values())) / len(writers))
         safe = time.monotonic()
         for blocks in run.blocks(begun) if begun else ():
             for name, block in blocks.items():
                 begun[name].append(block, run.positions[name].to_dict())
-            if slowest in blocks:
-                advance(len(blocks[slowest].rows))
-            if time.monotonic() - safe > every:
+                advance(len(block.rows) / len(writers))
+            if not blocks or time.monotonic() - safe > every:
                 for writer in begun.values():
                     writer.checkpoint()
                 safe = time.monotonic()

@@ -43,7 +43,10 @@ TextField = Annotated[str, typer.Option(help="Where JSON objects keep their text
 EncodingErrors = Annotated[str, typer.Option(help="`strict`, or `replace` for files that are not all UTF-8.")]
 Device = Annotated[
     str | None,
-    typer.Option(help="cpu, cuda, cuda:1, or auto to spread the model; by default the accelerator if there is one."),
+    typer.Option(
+        help="cpu, cuda, cuda:1, auto to spread the model, or disk to run a model larger than memory layer by layer; "
+        "by default the accelerator if there is one."
+    ),
 ]
 Dtype = Annotated[
     str | None,

@@ -78,11 +78,9 @@ class Activations:
         Raises: FormatError if anything in the folder is missing or damaged.
         """
         facts, tensors = files.read_folder(folder, "activations")
-        try:
-            rows, sources = tensors["rows"]["rows"], Sources.from_tensors(tensors["sources"])
+        with files.parsing(Path(folder)):
+            rows, sources = _matrix(tensors["rows"]["rows"]), Sources.from_tensors(tensors["sources"])
             provenance, documents = Provenance.from_dict(facts["provenance"]), tuple(facts["documents"])
-        except (KeyError, TypeError) as error:
-            raise FormatError(f"{folder} is not complete: {error} is missing.") from error
         if len(rows) != len(sources):
             raise FormatError(f"{folder} is damaged: {len(rows)} rows but {len(sources)} sources.")
         return cls(rows, sources, provenance, documents)
@@ -115,6 +113,12 @@ class BareRows:
         for start in range(first, len(self), size):
             part = self.rows[start : start + size]
             yield Block(part, Sources.of_rows(len(part), first=start))
+
+
+def _matrix(rows: Tensor) -> Tensor:
+    if rows.ndim != 2 or rows.dtype != torch.float32:
+        raise TypeError(f"rows of shape {tuple(rows.shape)} and {rows.dtype}")
+    return rows
 
 
 def _hash(rows: Tensor) -> str:

@@ -64,7 +64,10 @@ class Checkpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
+        nothing = {path.name for path in self.folder.iterdir()} <= {locks.LOCK}
         self._open.close()
+        if nothing:  # it ended before there was anything to go on from
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def load(self) -> Saved | None:
         """The newest state, or None at the beginning.
@@ -74,8 +77,8 @@ class Checkpoint:
         for number in sorted(self._numbers(), reverse=True):
             try:
                 facts, tensors = files.read_folder(self.folder / str(number), _KIND)
-                there, state = facts["run"], facts["state"]
-            except (FormatError, KeyError):
+                there, state = facts["run"], dict(facts["state"])
+            except (FormatError, KeyError, TypeError, ValueError):
                 continue  # damaged: the one before it is as good a place to go on from
             differing = _differences(there, self._run)
             if differing:

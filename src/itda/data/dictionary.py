@@ -16,7 +16,7 @@ from itda.data.activations import Activations
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, Sources
 from itda.data.token_means import TokenMeans
-from itda.errors import FormatError, MismatchError, OptionError
+from itda.errors import MismatchError, OptionError
 from itda.pursuit import Codes, Coding, Prepared, checked_coding, prepare, pursue, rebuild
 from itda.shapes import as_matrix
 
@@ -253,10 +253,8 @@ class Dictionary:
         """
         folder = hub.local_folder(name, revision)
         facts, tensors = files.read_folder(folder, "dictionary")
-        try:
+        with files.parsing(Path(folder)):
             return cls._from_parts(facts, tensors)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"The dictionary in {folder} is not complete: {error}.") from error
 
     @classmethod
     def _from_parts(cls, facts: Mapping[str, Any], tensors: Mapping[str, dict[str, Tensor]]) -> Self:

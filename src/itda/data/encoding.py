@@ -7,7 +7,6 @@ from typing import Self
 from itda.data import files
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources
-from itda.errors import FormatError
 from itda.pursuit import Codes, Coding
 
 
@@ -47,13 +46,9 @@ class Encoding:
         Raises: FormatError if anything in the folder is missing or damaged.
         """
         facts, tensors = files.read_folder(folder, "encoding")
-        try:
-            return cls(
-                Codes(**tensors["codes"], route=facts["route"]),
-                Sources.from_tensors(tensors["sources"]),
-                facts["dictionary"],
-                Coding.from_dict(facts["coding"]),
-                Provenance.from_dict(facts["provenance"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"The encoding in {folder} is not complete: {error}.") from error
+        with files.parsing(Path(folder)):
+            codes, sources = Codes(**tensors["codes"], route=facts["route"]), Sources.from_tensors(tensors["sources"])
+            if codes.atoms.ndim != 2 or not len(codes) == len(codes.unexplained) == len(sources):
+                raise ValueError(f"codes of shape {tuple(codes.atoms.shape)}, but {len(sources)} sources")
+            coding, provenance = Coding.from_dict(facts["coding"]), Provenance.from_dict(facts["provenance"])
+            return cls(codes, sources, str(facts["dictionary"]), coding, provenance)

@@ -30,16 +30,13 @@ class StoredActivations:
         """
         self.folder = Path(folder)
         facts = files.read_manifest(self.folder, KIND)
-        try:
+        with files.parsing(self.folder):
             self.provenance = Provenance.from_dict(facts["provenance"])
             self.documents: tuple[str, ...] = tuple(facts["documents"])
-            self.width: int = facts["width"]
-            self.dtype: str = facts["dtype"]
-            self.wanted: int = facts["wanted"]
+            self.width, self.wanted = int(facts["width"]), int(facts["wanted"])
+            self.dtype = str(facts["dtype"])
             self.complete: bool = facts["index"] is not None
             self.shards: list[Shard] = shards.read_index(self.folder, sha256=facts["index"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"{self.folder} is not complete: {error}.") from error
         self._checked: set[str] = set()
 
     def __len__(self) -> int:

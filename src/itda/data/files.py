@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from itda.errors import FormatError, OutputError
+from itda.errors import FormatError, ItdaError, OutputError
 
 MANIFEST = "itda.json"
 _OURS = (MANIFEST, "README.md")
@@ -151,10 +151,11 @@ def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
     """
     folder = Path(folder)
     manifest = read_manifest(folder, kind)
-    files = {}
-    for name, checksum in manifest["files"].items():
+    files: dict[str, Tensors] = {}
+    named = manifest.get("files")
+    for name, checksum in named.items() if isinstance(named, dict) else ():
         path = folder / name
-        if path.parent != folder or path.suffix != ".safetensors":
+        if path.parent != folder or path.suffix != ".safetensors" or "\0" in name:
             raise FormatError(f"{folder / MANIFEST} names the file {name!r}, which is none of ours.")
         content = read_bytes(path)
         if hashlib.sha256(content).hexdigest() != checksum:
@@ -198,6 +199,22 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
     if found != f"itda.{kind}":
         raise FormatError(f"{folder} holds {found!r}, not 'itda.{kind}'. Check the path.")
     return {key: value for key, value in manifest.items() if key not in ("format", "version", "checksum")}
+
+
+@contextmanager
+def parsing(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the parts of a file is said of the file.
+
+    Raises: FormatError in place of what Python raises for missing, mistyped and contradicting parts.
+    """
+    try:
+        yield
+    except ItdaError:
+        raise
+    except (
+        KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RuntimeError, RecursionError,
+    ) as error:  # fmt: skip
+        raise FormatError(f"{path} is not what itda writes: {type(error).__name__}: {error}. Make it again.") from error
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def read(path: Path, size: int, *, first: int = 0) -> Iterator[Block]:
     Raises: FormatError if it is not what a shard should be.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with files.parsing(path), safe_open(path, framework="pt") as file:
             rows = file.get_slice("rows")
             sources = Sources.from_tensors(
                 {key.removeprefix("sources."): file.get_tensor(key) for key in file.keys() if key != "rows"}  # noqa: SIM118

@@ -118,6 +118,11 @@ class Store:
                 )
         return EntryWriter(folder, asked, documents=documents, rows=rows, dtype=dtype)
 
+    def scratch(self, asked: Sequence[Provenance]) -> Path:
+        """A folder for what a capture of several sites needs between its passes; not made yet."""
+        key = hashlib.blake2b("".join(fingerprint(one, "") for one in asked).encode(), digest_size=6).hexdigest()
+        return self.folder / f".hidden-{key}"
+
     def prune(
         self, names: Sequence[str] | None = None, *, damaged: bool = False, incomplete: bool = False,
         dry_run: bool = False,

@@ -1,5 +1,9 @@
 """A model with its tokenizer, by name, path or object."""
 
+import atexit
+import importlib.util
+import shutil
+import tempfile
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -8,13 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from itda.errors import ModelError
+from itda.errors import MissingExtraError, ModelError
 from itda.models import fingerprints
-from itda.models.hooks import inference
+from itda.models.by_layer import is_on_disk
+from itda.models.hooks import inference, read
 from itda.models.sites import Site, list_sites, resolve, text_config
 
 EMBEDDED = "embedded"
 _DEFAULT_WINDOW = 128
+_SPREAD = ("auto", "disk")  # placements that accelerate makes
 
 
 class Model:
@@ -39,7 +45,12 @@ class Model:
     def device(self) -> torch.device:
         """Where its inputs must be."""
         device: torch.device = self.module.device
-        return device
+        return torch.device("cpu") if device.type == "meta" else device
+
+    @cached_property
+    def on_disk(self) -> bool:
+        """Whether its weights are read from disk as they are needed: `load_model(device="disk")`."""
+        return is_on_disk(self.module)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -98,7 +109,7 @@ class Model:
     @cached_property
     def causal(self) -> bool:
         """Whether a token sees only what comes before it; found by changing what comes after the first."""
-        one, other = (self._probe(ids)[0][0, 0].float() for ids in ([1, 2, 3, 4], [1, 5, 6, 7]))
+        one, other = (self._first_token(ids) for ids in ([1, 2, 3, 4], [1, 5, 6, 7]))
         if torch.equal(one, other):
             return True
         # Experts see the tokens that were sent to them as one batch: its size touches the last bits.
@@ -111,10 +122,21 @@ class Model:
         logits = getattr(self._probe([1, 2]), "logits", None)
         return self.causal and logits is not None and logits.ndim == 3
 
+    def _first_token(self, ids: list[int]) -> torch.Tensor:
+        """What the model makes of the first of some tokens; its first layer, if reading all would take long."""
+        if self.on_disk:
+            first = self.site("resid_post.0")
+            return read(self.module, self._tokens(ids), [first])[first.name][0, 0].float()
+        found: torch.Tensor = self._probe(ids)[0][0, 0].float()
+        return found
+
     def _probe(self, ids: list[int]) -> Any:
-        tokens = torch.tensor([ids], device=self.device) % self.vocabulary
         with inference(self.module):
-            return self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+            return self.module(**self._tokens(ids))
+
+    def _tokens(self, ids: list[int]) -> dict[str, torch.Tensor]:
+        tokens = torch.tensor([ids], device=self.device) % self.vocabulary
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
     @property
     def record(self) -> fingerprints.ModelRecord:
@@ -159,7 +181,8 @@ def load_model(
     Args:
         name: a local folder, a name on the hub, or `embedded`, the small model that ships with itda.
         tokenizer: a name, a folder or a tokenizer, where the model's own folder has none.
-        device: `cpu`, `cuda`, `cuda:1`, or `auto` to spread it over what there is; by default the
+        device: `cpu`, `cuda`, `cuda:1`, `auto` to spread it over what there is, or `disk` for a model larger than
+            memory: its weights are read as they are needed, and a capture runs it layer by layer. By default the
             accelerator if there is one.
         dtype: data type of the weights; by default float32 on the CPU and the model's own elsewhere.
         attention: transformers' attention implementation (`eager`, `sdpa`, ...).
@@ -181,11 +204,15 @@ def load_model(
         settings: dict[str, Any] = {"dtype": dtype or ("float32" if placement == "cpu" else "auto"), **options}
         if attention:
             settings["attn_implementation"] = attention
-        if placement == "auto":
-            settings["device_map"] = "auto"
+        if placement in _SPREAD:
+            _needs_accelerate(placement)
+            settings["device_map"] = "auto" if placement == "auto" else {"": "disk"}
+            # What cannot be read from the model's own files is written here first
+            settings["offload_folder"] = tempfile.mkdtemp(prefix="itda-offload-")
+            atexit.register(shutil.rmtree, settings["offload_folder"], ignore_errors=True)
         module = _model_class(config, transformers).from_pretrained(source, config=config, **settings)
         _check_kind(module)
-        if placement != "auto":
+        if placement not in _SPREAD:
             module = module.to(placement)
         if tokenizer is None or isinstance(tokenizer, str | Path):
             tokenizer = _load_tokenizer(tokenizer or source, transformers, options)
@@ -245,12 +272,17 @@ def _cached_folder(name: str, revision: str | None) -> Path | None:
 def _placement(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if device != "auto":
+    if device not in _SPREAD:
         try:
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, TypeError) as error:
-            raise ModelError(f"There is no device {device!r} here. Use cpu, cuda, cuda:1 or auto.") from error
+            raise ModelError(f"There is no device {device!r} here. Use cpu, cuda, cuda:1, auto or disk.") from error
     return device
+
+
+def _needs_accelerate(placement: str) -> None:
+    if importlib.util.find_spec("accelerate") is None:
+        raise MissingExtraError(f"device={placement!r}", "scale")
 
 
 def _check_kind(module: Any) -> None:
