@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from itda.data.store import Store
     from itda.encoding import encode
     from itda.errors import ItdaError
-    from itda.evaluation import evaluate
+    from itda.evaluation import evaluate, evaluate_activations
     from itda.explaining import explain
     from itda.models.loading import load_model, wrap
     from itda.pursuit import Codes, Coding
@@ -44,6 +44,7 @@ _HOMES = {
     "capture": "itda.capturing",
     "encode": "itda.encoding",
     "evaluate": "itda.evaluation",
+    "evaluate_activations": "itda.evaluation",
     "explain": "itda.explaining",
     "load_model": "itda.models.loading",
     "wrap": "itda.models.loading",
@@ -66,6 +67,7 @@ __all__ = [
     "capture",
     "encode",
     "evaluate",
+    "evaluate_activations",
     "explain",
     "load_model",
     "wrap",

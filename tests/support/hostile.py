@@ -15,8 +15,8 @@ from itda.data.shards import Shard
 from itda.errors import ItdaError
 
 ODD = (
-    None, True, -1, 0, 1, 2**31, 2**63, -(2**70), 1e308, float("inf"), "", "x", "\u0000", "../../etc/passwd", "é" * 50, [],
-    {}, [[]], [None], {"": {}}, [1, "2"], "float32", "__class__", "9" * 400,
+    None, True, -1, 0, 1, 2**31, 2**63, -(2**70), 1e308, float("inf"), "", "x", "\u0000", "../../etc/passwd",
+    "é" * 50, [], {}, [[]], [None], {"": {}}, [1, "2"], "float32", "__class__", "9" * 400,
 )  # fmt: skip
 
 

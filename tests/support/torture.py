@@ -4,6 +4,7 @@ python tests/support/torture.py 100
 """
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -13,9 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from itda import Dictionary
+from itda import Corpus, Dictionary, Store, build_from_activations
 
 ITDA = (sys.executable, "-m", "itda")
 SAVE = """
@@ -69,36 +71,38 @@ def contents(folder: Path) -> dict[str, str]:
 def victims(home: Path) -> dict[str, Victim]:
     """What is killed; `home` gets what they need to be there."""
     one, other, store = home / "one", home / "other", home / "store"
-    run([*ITDA, "build", "--atoms", "300", "--tokens", "3000", "--out", str(one)])
-    run([*ITDA, "build", "--atoms", "200", "--tokens", "3000", "--out", str(other)])
-    run([*ITDA, "capture", "--tokens", "30000", "--site", "resid_post.2", "--out", str(store)])
+    # Of the embedded corpus, which takes seconds to read, only a part
+    texts = [document.text for document in islice(Corpus.embedded(), 0, 800, 2)]
+    (home / "texts.json").write_text(json.dumps(texts))
+    corpus = ["--corpus", str(home / "texts.json")]
+    run([*ITDA, "capture", *corpus, "--tokens", "30000", "--site", "resid_post.2", "--out", str(store)])
+    for folder, atoms in ((one, 300), (other, 200)):
+        stored = Store(store).open()
+        build_from_activations(stored, atoms=atoms, steps=4, progress=False).save_pretrained(folder)
 
     def one_of_the_two(folder: Path) -> None:
         if (folder / "saved").exists():
             assert len(Dictionary.from_pretrained(folder / "saved")) in (300, 200)
 
     often = ["--every", "0"]
+    sites = ["--site", "resid_post.1", "--site", "resid_post.2"]
+    capture = [*ITDA, "capture", *corpus, *sites, *often]
+    build = [*ITDA, "build", *often]
     found = {
-        "capture": Victim(
-            lambda folder: [
-                *ITDA, "capture", "--tokens", "30000", "--site", "resid_post.1", "--site", "resid_post.2", *often,
-                "--out", str(folder / "store"),
-            ]
+        "capture": Victim(lambda folder: [*capture, "--tokens", "30000", "--out", str(folder / "store")]),
+        "capture from disk": Victim(
+            lambda folder: [*capture, "--tokens", "9000", "--device", "disk", "--out", str(folder / "store")]
         ),
         "build": Victim(
-            lambda folder: [
-                *ITDA, "build", "--tokens", "20000", "--atoms", "600", *often, "--out", str(folder / "built"),
-            ]
+            lambda folder: [*build, *corpus, "--tokens", "20000", "--atoms", "600", "--out", str(folder / "built")]
         ),
         "build from a store": Victim(
-            lambda folder: [
-                *ITDA, "build", "--store", str(store), "--atoms", "900", *often, "--out", str(folder / "built"),
-            ]
+            lambda folder: [*build, "--store", str(store), "--atoms", "900", "--out", str(folder / "built")]
         ),
         "save": Victim(
             lambda folder: [sys.executable, "-c", SAVE, str(one), str(other), str(folder / "saved")], one_of_the_two
         ),
-    }  # fmt: skip
+    }
     for name, victim in found.items():
         folder = home / f"undisturbed {name}"
         folder.mkdir()

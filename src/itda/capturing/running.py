@@ -117,8 +117,8 @@ class Capture:
     def blocks(self, names: Iterable[str]) -> Iterator[dict[str, Block]]:
         """The blocks of some of the sites from their positions on.
 
-        One without any site says that a pass over the corpus has ended: what came so far must be safe before the
-        next, if whoever takes it means to go on after a stop.
+        From a model on disk, one without any site says that a pass over the corpus has ended: what came so far
+        must be safe before the next, if whoever takes it means to go on after a stop.
         """
         chosen = set(names)
         sites = [site for site in self.sites if site.name in chosen]
@@ -133,7 +133,8 @@ class Capture:
                             site.name: self._select(site.name, found, pieces)
                             for site, found in zip(due, values, strict=True)
                         }
-            yield {}
+            if self.model.on_disk:
+                yield {}
         for name, position in self.positions.items():
             wanted = self.options.tokens
             if wanted is not None and position.owed > 0:

@@ -1,10 +1,12 @@
 """itda evaluate"""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from itda.cli import common
+from itda.errors import OptionError
 
 
 def evaluate(
@@ -27,21 +29,36 @@ def evaluate(
     dtype: common.Dtype = None,
     attention: common.Attention = None,
     tokenizer: common.Tokenizer = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Measure on activations in this store: all but the losses; no model is run."),
+    ] = None,
+    entry: Annotated[str | None, typer.Option(help="Which capture of the store, by the beginning of its name.")] = None,
     json: common.Json = False,
 ) -> None:
     """Measure a dictionary on documents it was not built from; the others are left out.
 
     Example: `itda evaluate runs/l2 --corpus stories.json`
     """
+    from itda.data.dictionary import Dictionary
+    from itda.data.store import Store
     from itda.evaluation import evaluate as evaluate_on
+    from itda.evaluation import evaluate_activations
 
     with common.plain_warnings():
-        dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
-        report = evaluate_on(
-            dictionary, loaded, texts, tokens=tokens, steps=steps, baselines=baselines, seed=seed,
-            site=site, check_model=not any_model, memory=memory,
-        )  # fmt: skip
+        if store is not None:
+            if corpus is not None:
+                raise OptionError("--store holds activations of its own text. Leave out --corpus.")
+            dictionary = Dictionary.from_pretrained(str(folder))
+            stored = Store(store).open(site or (dictionary.site if dictionary.provenance else None), entry=entry)
+            report = evaluate_activations(dictionary, stored, steps=steps, seed=seed, memory=memory)
+        else:
+            dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
+            texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
+            report = evaluate_on(
+                dictionary, loaded, texts, tokens=tokens, steps=steps, baselines=baselines, seed=seed,
+                site=site, check_model=not any_model, memory=memory,
+            )  # fmt: skip
     if json:
         common.print_json(report.to_json())
     else:

@@ -2,5 +2,6 @@
 
 from itda.evaluation.held_out import evaluate
 from itda.evaluation.report import Report, Scores
+from itda.evaluation.stored import evaluate_activations
 
-__all__ = ["Report", "Scores", "evaluate"]
+__all__ = ["Report", "Scores", "evaluate", "evaluate_activations"]

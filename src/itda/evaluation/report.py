@@ -156,7 +156,7 @@ class Report:
                 f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}, the mean {self.loss_mean:.4f}"
             )
         else:
-            lines.append("no loss: the model does not predict the next token")
+            lines.append("no loss: the model predicts no next token, or was not run")
         if any(self.not_decomposed.values()):
             counts = ", ".join(f"{count:,} {name}" for name, count in self.not_decomposed.items() if count)
             lines.append(f"left as they were: {counts} tokens")

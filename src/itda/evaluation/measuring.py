@@ -1,0 +1,156 @@
+"""Sums over rows, document by document, and the report that follows from them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itda.data.dictionary import Dictionary
+from itda.errors import CorpusError
+from itda.evaluation.replacements import Replacements
+from itda.evaluation.report import Report, Scores
+from itda.evaluation.statistics import DocumentSums, Totals, interval
+from itda.pursuit import Coding
+
+OWN = "dictionary"
+EVERY = "every token"
+_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_ROUNDING = 1e-12
+
+
+class Measurement:
+    """What a dictionary makes of rows that come in blocks."""
+
+    def __init__(self, dictionary: Dictionary, coding: Coding, backend: str, replacements: Replacements) -> None:
+        self.dictionary, self.coding, self.backend = dictionary, coding, backend
+        self.replacements = replacements
+        self.sums = DocumentSums()
+        self.left_out: Counter[str] = Counter()
+        self._unexplained: list[Tensor] = []
+        self._usage = torch.zeros(len(dictionary), dtype=torch.int64)
+        self._names: list[str] = []
+        self._route = ""
+
+    def take(self, rows: Tensor, token_ids: Tensor, documents: Sequence[str], keep: Tensor) -> dict[str, Tensor]:
+        """Add rows float32 (n, D) to the sums.
+
+        Args:
+            rows: activations.
+            token_ids: of their tokens (n,).
+            documents: the id of each row's document.
+            keep: which rows are decomposed, bool (n,); the others count for "every token" only.
+        Returns: their reconstructions by name, the dictionary's first.
+        """
+        codes = self.dictionary.encode(rows, coding=self.coding, backend=self.backend)
+        self._route = codes.route
+        rebuilt = {OWN: self.dictionary.decode(codes), **self.replacements.plain(rows, token_ids)}
+        self._names = list(rebuilt)
+        means = self.dictionary.token_means
+        beyond = rows - means.of(token_ids) if means is not None else None
+        cosine = torch.nn.functional.cosine_similarity(rows, rebuilt[OWN], dim=1)
+        place = {document: index for index, document in enumerate(dict.fromkeys(documents))}
+        owner = torch.tensor([place[document] for document in documents], dtype=torch.int64)
+        for document, index in place.items():
+            for which, mine in (("", keep & (owner == index)), (f", {EVERY}", owner == index)):
+                own = rows[mine].double()
+                values: dict[str, Any] = {
+                    f"count{which}": len(own),
+                    f"sum{which}": own.sum(0).numpy(),
+                    f"energy{which}": float(own.square().sum()),
+                    f"cosine{which}": float(cosine[mine].sum()),
+                }
+                if beyond is not None:
+                    values[f"beyond token{which}"] = float(beyond[mine].double().square().sum())
+                for name, other in rebuilt.items():
+                    values[f"error {name}{which}"] = float((own - other[mine].double()).square().sum())
+                self.sums.add(document, **values)
+        self._unexplained.append(codes.unexplained[keep])
+        self._usage += codes[keep].usage(len(self.dictionary))
+        return rebuilt
+
+    def report(self, *, model: str, site: str, excluded: int, resamples: int, seed: int) -> Report:
+        """Everything, once all windows are taken."""
+        table = self.sums.table()
+        totals = {name: column.sum(0) for name, column in table.items()}
+        if not totals["count"]:
+            raise CorpusError("Every held-out token is special or a sink, so nothing was decomposed. Give more text.")
+        scores = _scores(totals, OWN)
+        intervals = {}
+        for name, value in vars(scores).items():
+            if value is None:
+                continue
+
+            def measure(drawn: Totals, name: str = name) -> float:
+                return float(getattr(_scores(drawn, OWN), name))
+
+            ends = interval(measure, table, resamples=resamples, seed=seed)
+            if ends is not None:
+                intervals[name] = ends
+        shares = torch.cat(self._unexplained).double().numpy()
+        count = int(totals["count"])
+        has_loss = "loss" in totals
+        predictions = int(totals["predictions"]) if has_loss else 0
+
+        def loss(name: str) -> float | None:
+            return float(totals[name] / totals["predictions"]) if has_loss else None
+
+        return Report(
+            model=model,
+            site=site,
+            atoms=len(self.dictionary),
+            coding=self.coding.to_dict(),
+            route=self._route,
+            tokens=count,
+            predictions=predictions,
+            documents=len(self.sums),
+            excluded_documents=excluded,
+            not_decomposed=dict(self.left_out),
+            scores=scores,
+            intervals=intervals,
+            baselines={name: _scores(totals, name) for name in self._names if name != OWN},
+            everything_replaced=_scores(totals, OWN, f", {EVERY}")
+            if has_loss and any(self.left_out.values())
+            else None,
+            loss=loss("loss"),
+            loss_zero=loss("loss zero"),
+            loss_mean=loss("loss mean"),
+            l0=float(self._usage.sum()) / count,
+            cosine=float(totals["cosine"]) / count,
+            unexplained={
+                "mean": float(shares.mean()),
+                **{f"{quantile:.0%}": float(np.quantile(shares, quantile)) for quantile in _QUANTILES},
+            },
+            atoms_never_used=int((self._usage == 0).sum()),
+            atoms_used_everywhere=int((self._usage * 2 >= count).sum()),
+        )
+
+
+def _scores(totals: Totals, name: str, which: str = "") -> Scores:
+    """The scores of one reconstruction from sums over documents, for the decomposed tokens or for every one."""
+    error, energy = totals[f"error {name}{which}"], totals[f"energy{which}"]
+    spread = energy - np.square(totals[f"sum{which}"]).sum() / totals[f"count{which}"]
+    beyond = totals.get(f"beyond token{which}")
+    losses: dict[str, float] = {}
+    if "loss" in totals:
+        clean, own = totals["loss"], totals[f"loss {name}{which}"]
+        zero, mean = totals[f"loss zero{which}"], totals[f"loss mean{which}"]
+        losses = {
+            "delta_ce": float((own - clean) / totals["predictions"]),
+            "ce_score": _ratio(own - zero, clean - zero),
+            "ce_score_mean": _ratio(own - mean, clean - mean),
+            "kl": float(totals[f"kl {name}{which}"] / totals["predictions"]),
+        }
+    return Scores(
+        # What the subtraction leaves of equal rows is rounding
+        fvu=_ratio(error, spread if spread > _ROUNDING * energy else 0.0),
+        residual_fvu=None if beyond is None else _ratio(error, beyond),
+        **losses,
+    )
+
+
+def _ratio(part: Any, total: Any) -> float:
+    """NaN where there is nothing to divide by, as for a single row."""
+    return float(part / total) if total else float("nan")
