@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from itda.building import build, build_from_activations, build_many
+    from itda.building import build, build_from_activations, build_many, merge
     from itda.capturing import capture
     from itda.data.activations import Activations
     from itda.data.corpus import Corpus
@@ -47,6 +47,7 @@ _HOMES = {
     "evaluate_activations": "itda.evaluation",
     "explain": "itda.explaining",
     "load_model": "itda.models.loading",
+    "merge": "itda.building",
     "wrap": "itda.models.loading",
 }
 
@@ -70,6 +71,7 @@ __all__ = [
     "evaluate_activations",
     "explain",
     "load_model",
+    "merge",
     "wrap",
 ]
 

@@ -1,4 +1,4 @@
-"""Activations -> dictionary: `build`, `build_many` and `build_from_activations`."""
+"""Activations -> dictionary: `build`, `build_many` and `build_from_activations`; dictionaries -> one: `merge`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from itda import progress as progress_bars
 from itda.building import resuming
 from itda.building.builder import Builder
+from itda.building.merging import merge
 from itda.building.request import BuildRequest
 from itda.capturing import Capture, CaptureOptions, Position
 from itda.data.activations import Activations, BareRows
@@ -18,7 +19,7 @@ from itda.models.loading import Model, checked_model
 from itda.options import checked
 from itda.shapes import as_matrix
 
-__all__ = ["BuildRequest", "Builder", "build", "build_from_activations", "build_many"]
+__all__ = ["BuildRequest", "Builder", "build", "build_from_activations", "build_many", "merge"]
 
 _ROWS_AT_ONCE = 4096
 

@@ -58,6 +58,7 @@ class Builder(ABC):
         self._mean = None if options.center else torch.zeros(width)
         self._waiting_rows, self._waiting_sources = torch.empty((0, width)), Sources.of_rows(0)
         self._atom_sources: list[Sources] = []
+        self._norms = [torch.empty(0)]
         self._token_means = TokenMeansAccumulator(width)
         self._sample = _Sample(width)
 
@@ -71,8 +72,10 @@ class Builder(ABC):
     def add(self, rows: Tensor) -> None:
         """Append rows (m, D), none of them zero, to the atoms."""
         # Normalised twice: rows of norm 1e-30 or 1e30 lose all precision in one step.
-        scaled = rows / rows.abs().amax(1, keepdim=True)
+        largest = rows.abs().amax(1, keepdim=True)
+        scaled = rows / largest
         self.prepared.append(torch.nn.functional.normalize(scaled, dim=1))
+        self._norms.append(torch.linalg.vector_norm(scaled, dim=1) * largest[:, 0])
 
     def update(self, rows: Any, sources: Sources) -> None:
         """Take rows (n, D) with their sources.
@@ -111,6 +114,7 @@ class Builder(ABC):
         energy = torch.zeros(size).index_add_(0, sample.atoms[used].long(), sample.coefficients[used].square())
         return Dictionary(
             atoms=self.prepared.atoms.clone(),
+            norms=torch.cat(self._norms),
             mean=self._mean,
             sources=Sources.concatenate(self._atom_sources),
             coding=self.coding,
@@ -139,6 +143,7 @@ class Builder(ABC):
         """All that `restore` needs to go on, as tensors."""
         state: State = {
             "atoms": self.prepared.atoms.clone(),
+            "norms": torch.cat(self._norms),
             "splits": torch.tensor(self.prepared.splits, dtype=torch.int64),
             "waiting": self._waiting_rows.clone(),
             "rows_seen": torch.tensor(self.rows_seen),
@@ -168,6 +173,7 @@ class Builder(ABC):
             self.prepared.append(part_of_atoms)
         self._waiting_rows, self._waiting_sources = state["waiting"], Sources.from_tensors(part("waiting_sources"))
         self._atom_sources = [Sources.from_tensors(part("atom_sources"))]
+        self._norms = [state["norms"]]
         self._mean = state.get("mean")
         self._token_means.restore(part("token_means"))
         self._sample.restore(part("sample"))

@@ -67,6 +67,8 @@ class Dictionary:
 
     atoms: Tensor
     """float32 (A, D), unit norm: real activations less the mean, scaled to norm 1."""
+    norms: Tensor
+    """float32 (A,): lengths of those activations less the mean."""
     mean: Tensor
     """float32 (D,): taken off before a pursuit and put back by `decode`; zero if not centred."""
     sources: Sources
@@ -96,6 +98,11 @@ class Dictionary:
     def width(self) -> int:
         """D, the width of the activations."""
         return self.atoms.shape[1]
+
+    @property
+    def activations(self) -> Tensor:
+        """The activations that the atoms were, float32 (A, D), up to rounding."""
+        return self.atoms * self.norms[:, None] + self.mean
 
     @property
     def model_id(self) -> str:
@@ -236,6 +243,7 @@ class Dictionary:
         """
         arrays = {
             "atoms": self.atoms,
+            "norms": self.norms,
             "mean": self.mean,
             "usage_counts": self.usage_counts,
             "usage_energy": self.usage_energy,
@@ -264,6 +272,7 @@ class Dictionary:
         build = {**facts["build"], "notes": tuple(facts["build"]["notes"])}
         dictionary = cls(
             atoms=arrays["atoms"],
+            norms=arrays["norms"],
             mean=arrays["mean"],
             sources=Sources.from_tensors(tensors["sources"]),
             coding=Coding.from_dict(facts["coding"]),
@@ -277,7 +286,11 @@ class Dictionary:
         size, width = facts["atoms"], facts["width"]
         if dictionary.atoms.shape != (size, width) or dictionary.mean.shape != (width,):
             raise ValueError(f"the arrays are not {size} atoms of width {width}")
-        if not len(dictionary.sources) == len(dictionary.usage_counts) == len(dictionary.usage_energy) == size:
+        lengths = {
+            len(dictionary.sources),
+            *map(len, (dictionary.norms, dictionary.usage_counts, dictionary.usage_energy)),
+        }
+        if lengths != {size}:
             raise ValueError("the arrays do not describe the same number of atoms")
         return dictionary
 

@@ -46,14 +46,25 @@ class TokenMeansAccumulator:
     def update(self, rows: Tensor, token_ids: Tensor) -> None:
         """Add rows (n, D) with their token ids (n,)."""
         unique, inverse = torch.unique(token_ids, return_inverse=True)
-        places = torch.tensor([self._place.setdefault(token, len(self._place)) for token in unique.tolist()])
+        where = self._places(unique)[inverse]
+        self._sums.index_add_(0, where, rows.double())
+        self._counts.index_add_(0, where, torch.ones_like(where))
+
+    def add(self, means: TokenMeans) -> None:
+        """Add the rows behind other means."""
+        where = self._places(means.token_ids)
+        sums = (means.overall.double() + means.offsets.double()) * means.counts[:, None]
+        self._sums.index_add_(0, where, sums)
+        self._counts.index_add_(0, where, means.counts)
+
+    def _places(self, token_ids: Tensor) -> Tensor:
+        """Where the sums of some different tokens are, after making room for those that are new."""
+        places = torch.tensor([self._place.setdefault(token, len(self._place)) for token in token_ids.tolist()])
         if len(self._place) > len(self._sums):
             grown = max(len(self._place), 2 * len(self._sums))
             self._sums = torch.cat([self._sums, self._sums.new_zeros((grown - len(self._sums), self._sums.shape[1]))])
             self._counts = torch.cat([self._counts, self._counts.new_zeros(grown - len(self._counts))])
-        where = places[inverse]
-        self._sums.index_add_(0, where, rows.double())
-        self._counts.index_add_(0, where, torch.ones_like(where))
+        return places
 
     def finish(self) -> TokenMeans | None:
         """The means, or None if there were no rows."""
