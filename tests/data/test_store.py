@@ -218,3 +218,12 @@ def test_the_index_is_not_believed_about_itself(stored):
     (entry.folder / "index.jsonl").write_bytes(b"".join([forged, *lines[1:]]))
     with pytest.raises(FormatError, match="checksum is not the one in itda.json"):
         type(entry)(entry.folder)
+
+
+def test_hidden_states_that_no_capture_will_use_are_left_over(stored, tmp_path):
+    store = itda.Store(tmp_path / "store")
+    (store.folder / ".hidden-0123").mkdir()
+    (store.folder / ".hidden-0123" / "after-layer-0000").write_bytes(b"states")
+    assert store.prune([first(stored).name], dry_run=True)[0][0] == first(stored).folder
+    assert store.prune() == [(store.folder / ".hidden-0123", 6)]
+    assert store.prune() == []

@@ -99,6 +99,28 @@ def test_layers_that_are_done_are_not_run_again(corpus, tmp_path, monkeypatch):
     assert calls.count(1) <= passes
 
 
+def test_a_stop_at_the_very_end_costs_no_layer(corpus, tmp_path, monkeypatch):
+    model = itda.load_model(saved("Llama", tmp_path / "model"), device="disk")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("itda.data.entry_writing.EntryWriter.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            itda.capture(model, corpus, SITES, store=tmp_path / "store", **OPTIONS)
+    monkeypatch.setattr(Layers, "run", None)  # nothing may run again
+    stored = itda.capture(model, corpus, SITES, store=tmp_path / "store", **OPTIONS)
+    assert all(entry.complete for entry in stored.values())
+    assert not list((tmp_path / "store").glob(".hidden*"))
+
+
+def test_a_lost_shard_is_made_anew_from_disk_too(corpus, tmp_path):
+    model = itda.load_model(saved("Llama", tmp_path / "model"), device="disk")
+    stored = itda.capture(model, corpus, SITES, store=tmp_path / "store", **OPTIONS)
+    path = stored[SITES[-1]].folder / stored[SITES[-1]].shards[0].file
+    whole = path.read_bytes()
+    path.unlink()
+    itda.capture(model, corpus, SITES, store=tmp_path / "store", **OPTIONS)
+    assert path.read_bytes() == whole
+
+
 def test_a_build_that_is_stopped_goes_on_to_the_same_bytes(corpus, tmp_path):
     folder = saved("Llama", tmp_path / "model")
     options = {"site": "resid_post.1", "atoms": 40, "steps": 4, **OPTIONS}

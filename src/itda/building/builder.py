@@ -110,8 +110,6 @@ class Builder(ABC):
             )
         assert self._mean is not None
         sample = pursue(self._sample.rows - self._mean, self.prepared, self.coding, backend=self.backend)
-        used = sample.atoms >= 0
-        energy = torch.zeros(size).index_add_(0, sample.atoms[used].long(), sample.coefficients[used].square())
         return Dictionary(
             atoms=self.prepared.atoms.clone(),
             norms=torch.cat(self._norms),
@@ -128,7 +126,7 @@ class Builder(ABC):
                 versions=library_versions(),
             ),
             usage_counts=sample.usage(size),
-            usage_energy=energy,
+            usage_energy=sample.energy(size),
             documents=tuple(documents),
             provenance=provenance,
             token_means=self._token_means.finish(),

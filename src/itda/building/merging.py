@@ -17,7 +17,7 @@ from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import MismatchError, OptionError
 from itda.options import whole
-from itda.pursuit import Codes, Coding, pursue
+from itda.pursuit import Coding, pursue
 from itda.shapes import as_matrix
 
 # Of a capture, what may differ between the parts of one corpus
@@ -84,7 +84,7 @@ def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows:
             versions=library_versions(),
         ),
         usage_counts=counts[place] if rows is None else codes.usage(len(unit)),
-        usage_energy=energy[place] if rows is None else _energy(codes, len(unit)),
+        usage_energy=energy[place] if rows is None else codes.energy(len(unit)),
         documents=tuple(document for part in parts for document in part.documents),
         provenance=_provenance(parts),
         token_means=_token_means(parts),
@@ -101,15 +101,10 @@ def _least_explained(candidates: Tensor, coding: Coding, atoms: int) -> Tensor:
 
 def _most_used(candidates: Tensor, sample: Tensor, coding: Coding, atoms: int) -> Tensor:
     """Which of the candidates carry the most energy of a sample, by place; those that carry none are left out."""
-    energy = _energy(pursue(sample, torch.nn.functional.normalize(candidates, dim=1), coding), len(candidates))
+    codes = pursue(sample, torch.nn.functional.normalize(candidates, dim=1), coding)
+    energy = codes.energy(len(candidates))
     best = torch.argsort(energy, descending=True, stable=True)[: min(atoms, max(coding.steps, int((energy > 0).sum())))]
     return best.sort().values
-
-
-def _energy(codes: Codes, size: int) -> Tensor:
-    """Summed squared coefficients of every atom, float32 (size,)."""
-    used = codes.atoms >= 0
-    return torch.zeros(size).index_add_(0, codes.atoms[used].long(), codes.coefficients[used].square())
 
 
 def _check(parts: Sequence[Dictionary]) -> None:

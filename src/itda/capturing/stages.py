@@ -1,6 +1,5 @@
 """How forward passes are run: all sites in one pass over the corpus, or one pass for each layer."""
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -92,7 +91,7 @@ def stages(model: Model, sites: Sequence[Site], scratch: Path | None) -> Iterato
         model: in memory, or with its weights on disk.
         sites: which activations.
         scratch: where hidden states are kept between the passes of a model on disk; passes that were ended there
-            are not made again. A temporary folder by default.
+            are not made again. It is the caller's to remove. A temporary folder by default.
     """
     if not model.on_disk:
         yield WholePass(model, sites)
@@ -112,10 +111,9 @@ def stages(model: Model, sites: Sequence[Site], scratch: Path | None) -> Iterato
                 stage.close()
             if after is not None:
                 after.rename(_path(folder, layer))
-            if before is not None:
-                before.unlink()
-    if scratch is not None:
-        shutil.rmtree(scratch, ignore_errors=True)
+                # The last ones stay until the caller has ended: without them, a stop now would cost all layers
+                if before is not None:
+                    before.unlink()
 
 
 def _path(folder: Path, layer: int) -> Path:

@@ -1,5 +1,6 @@
 """A capture into a store: what is there is not computed again, and what was begun is gone on with."""
 
+import shutil
 import time
 from contextlib import ExitStack
 
@@ -38,7 +39,7 @@ def capture_into(
                 writer.repair(place, _shard(run, name, writer, place))
             run.positions[name] = Position.from_dict(writer.after) if writer.after else Position()
         begun = {name: writer for name, writer in writers.items() if not writer.complete}
-        run.scratch = store.scratch([run.asked(name) for name in begun])
+        run.scratch = store.scratch([run.asked(name) for name in writers])
         advance(sum(map(len, writers.values())) / len(writers))
         safe = time.monotonic()
         for blocks in run.blocks(begun) if begun else ():
@@ -49,7 +50,9 @@ def capture_into(
                 for writer in begun.values():
                     writer.checkpoint()
                 safe = time.monotonic()
-        return {name: writer.finish(run.provenance(name)) for name, writer in writers.items()}
+        stored = {name: writer.finish(run.provenance(name)) for name, writer in writers.items()}
+        shutil.rmtree(run.scratch, ignore_errors=True)
+        return stored
 
 
 def _shard(run: Capture, name: str, writer: EntryWriter, place: int) -> list[Block]:
@@ -57,7 +60,7 @@ def _shard(run: Capture, name: str, writer: EntryWriter, place: int) -> list[Blo
     run.positions[name] = Position.from_dict(writer.shards[place - 1].after) if place else Position()
     found: list[Block] = []
     for blocks in run.blocks([name]):
-        found.append(blocks[name])
+        found += blocks.values()
         if sum(len(block.rows) for block in found) >= writer.shards[place].rows:
             break
     return found

@@ -23,28 +23,14 @@ class Block(NamedTuple):
     sources: Sources
 
 
-@dataclass(frozen=True, eq=False)
-class Activations:
-    """N activations of one site and where each came from."""
+class Rows:
+    """What rows in memory have in common, whether they have sources or not."""
 
     rows: Tensor
     """float32 (N, D)."""
-    sources: Sources
-    provenance: Provenance
-    documents: tuple[str, ...]
-    """Ids of all documents that were read for it, in order."""
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def __repr__(self) -> str:
-        count, width = self.rows.shape
-        return f"Activations({count:,} rows of width {width} at {self.site} of {self.provenance.model.id})"
-
-    @property
-    def site(self) -> str:
-        """The place in the model."""
-        return self.provenance.site
 
     @property
     def width(self) -> int:
@@ -54,7 +40,31 @@ class Activations:
     @property
     def fingerprint(self) -> str:
         """Hash of the rows."""
-        return _hash(self.rows)
+        hasher = hashlib.blake2b(str(tuple(self.rows.shape)).encode(), digest_size=16)
+        for part in torch.split(self.rows, 65_536):
+            hasher.update(part.contiguous().cpu().numpy().tobytes())
+        return hasher.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Activations(Rows):
+    """N activations of one site and where each came from."""
+
+    rows: Tensor
+    """float32 (N, D)."""
+    sources: Sources
+    provenance: Provenance
+    documents: tuple[str, ...]
+    """Ids of all documents that were read for it, in order."""
+
+    def __repr__(self) -> str:
+        count, width = self.rows.shape
+        return f"Activations({count:,} rows of width {width} at {self.site} of {self.provenance.model.id})"
+
+    @property
+    def site(self) -> str:
+        """The place in the model."""
+        return self.provenance.site
 
     def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
         """The rows from `first` on in pieces of at most `size`."""
@@ -86,7 +96,7 @@ class Activations:
         return cls(rows, sources, provenance, documents)
 
 
-class BareRows:
+class BareRows(Rows):
     """Rows of any matrix: they come in blocks as activations do, and have row numbers for sources."""
 
     provenance = None
@@ -94,19 +104,6 @@ class BareRows:
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def width(self) -> int:
-        """D, the width of the rows."""
-        return self.rows.shape[1]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the rows."""
-        return _hash(self.rows)
 
     def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
         """The rows from `first` on in pieces of at most `size`."""
@@ -119,10 +116,3 @@ def _matrix(rows: Tensor) -> Tensor:
     if rows.ndim != 2 or rows.dtype != torch.float32:
         raise TypeError(f"rows of shape {tuple(rows.shape)} and {rows.dtype}")
     return rows
-
-
-def _hash(rows: Tensor) -> str:
-    hasher = hashlib.blake2b(str(tuple(rows.shape)).encode(), digest_size=16)
-    for part in torch.split(rows, 65_536):
-        hasher.update(part.contiguous().cpu().numpy().tobytes())
-    return hasher.hexdigest()

@@ -209,9 +209,7 @@ class Dictionary:
             raise OptionError("find takes one question: a text, token= or firing_on=.")
         if firing_on is not None:
             codes = self.encode(firing_on)
-            energy = codes.coefficients.square().flatten()
-            place = torch.where(codes.atoms >= 0, codes.atoms, 0).flatten().long()
-            score = torch.zeros(len(self)).index_add_(0, place.cpu(), energy.cpu())
+            score = codes.energy(len(self)).cpu()
             order = torch.argsort(score, descending=True, stable=True)[:limit]
             return [self._found(atom, float(score[atom])) for atom in order.tolist() if score[atom] > 0]
         ranked = []

@@ -24,6 +24,7 @@ from itda.errors import FormatError, MismatchError, OptionError
 from itda.options import one_of
 
 _KIND = "store"
+_HIDDEN = ".hidden-"
 _DIGITS = 12  # of the fingerprint, in the name of an entry
 
 
@@ -121,7 +122,7 @@ class Store:
     def scratch(self, asked: Sequence[Provenance]) -> Path:
         """A folder for what a capture of several sites needs between its passes; not made yet."""
         key = hashlib.blake2b("".join(fingerprint(one, "") for one in asked).encode(), digest_size=6).hexdigest()
-        return self.folder / f".hidden-{key}"
+        return self.folder / f"{_HIDDEN}{key}"
 
     def prune(
         self, names: Sequence[str] | None = None, *, damaged: bool = False, incomplete: bool = False,
@@ -148,6 +149,8 @@ class Store:
                 removed += _left_over(entry)
                 if damaged:
                     removed += [entry.folder / shard.file for shard in entry.shards if _is_damaged(entry.folder, shard)]
+        if names is None and all(entry.complete for entry in self.listed()):
+            removed += self.folder.glob(f"{_HIDDEN}*")  # no capture is left that could go on from them
         sizes = [(path, _size(path)) for path in removed]
         for path in removed if not dry_run else ():
             try:

@@ -121,6 +121,12 @@ class Codes:
         """How many codes use each of `size` atoms, int64 (A,)."""
         return torch.bincount(self.atoms[self.atoms >= 0].long(), minlength=size)
 
+    def energy(self, size: int) -> Tensor:
+        """Summed squared coefficients of each of `size` atoms, float32 (A,)."""
+        used = self.atoms >= 0
+        nothing = torch.zeros(size, device=self.atoms.device)
+        return nothing.index_add_(0, self.atoms[used].long(), self.coefficients[used].square())
+
     def to_dense(self, size: int) -> Tensor:
         """The codes as a float32 matrix (N, A); for small cases only."""
         dense = torch.zeros(len(self), size + 1, dtype=self.coefficients.dtype, device=self.atoms.device)
