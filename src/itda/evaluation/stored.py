@@ -68,7 +68,7 @@ def evaluate_activations(
     if not len(measured.sums):
         raise CorpusError(
             f"The dictionary was built from all {excluded:,} documents of these activations, so none is held out. "
-            "Capture other text."
+            "Capture other text, or all of it: held-out documents too (itda capture --held-out 0)."
         )
     return measured.report(
         model=given.provenance.model.id, site=given.provenance.site, excluded=excluded, resamples=resamples, seed=seed
