@@ -1,5 +1,6 @@
 """Corpus + model + dictionary -> codes, each with its source."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from itda import progress as progress_bars
@@ -52,9 +53,7 @@ def encode(
     Raises: MismatchError, CorpusError, ModelError, OptionError.
     """
     where = place_of(dictionary, model, site, check_model)
-    own = dictionary.provenance.capture if dictionary.provenance else {}
-    inherited = {name: own[name] for name in _INHERITED if name in own}
-    options = checked(CaptureOptions, {**inherited, "tokens": tokens, "seed": seed, **capture_options})
+    options = capture_options_of(dictionary, {"tokens": tokens, "seed": seed, **capture_options})
     run = Capture(model, corpus, [where], options)
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     if memory is not None:
@@ -69,3 +68,13 @@ def encode(
     return Encoding(
         Codes.concatenate(codes), Sources.concatenate(sources), dictionary.fingerprint, used, run.provenance(where)
     )
+
+
+def capture_options_of(dictionary: Dictionary, given: Mapping[str, Any]) -> CaptureOptions:
+    """How activations are taken that a dictionary is meant for; what is given goes before its own capture.
+
+    Raises: OptionError.
+    """
+    own = dictionary.provenance.capture if dictionary.provenance else {}
+    inherited = {name: own[name] for name in _INHERITED if name in own}
+    return checked(CaptureOptions, {**inherited, **given})

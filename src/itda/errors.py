@@ -45,8 +45,17 @@ class BackendError(ItdaError, RuntimeError):
     """A pursuit backend that was asked for by name cannot run here."""
 
 
+class ClusterError(ItdaError, ConnectionError):
+    """Workers cannot be reached, or were lost again and again."""
+
+
 class MissingExtraError(ItdaError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs the extra {extra!r}. Install it with: pip install 'itda[{extra}]'")
+        self.feature, self.extra = feature, extra
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        """What it is made of, so that it comes back whole from another process."""
+        return type(self), (self.feature, self.extra)

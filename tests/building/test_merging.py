@@ -92,7 +92,7 @@ def test_what_does_not_belong_together_is_refused(model, parts):
     bare = itda.build_from_activations(torch.randn(100, 16), atoms=20, steps=4, progress=False)
     narrow = dataclasses.replace(bare, atoms=bare.atoms[:, :8])
     for other, says in (
-        (other_site, "built at 'resid_post.0'"),
+        (other_site, "made at 'resid_post.0'"),
         (other_coding, "has the coding"),
         (other_window, "captured in other ways"),
         (other_model, "belongs to the model"),

@@ -1,27 +1,36 @@
 """Activations -> dictionary: `build`, `build_many` and `build_from_activations`; dictionaries -> one: `merge`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from itda import progress as progress_bars
-from itda.building import resuming
 from itda.building.builder import Builder
 from itda.building.merging import merge
-from itda.building.request import BuildRequest
-from itda.capturing import Capture, CaptureOptions, Position
+from itda.building.request import BuildRequest, default_atoms
+from itda.building.running import built_from_model, built_from_rows
+from itda.capturing import Capture, CaptureOptions
 from itda.data.activations import Activations, BareRows
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
-from itda.data.entries import StoredActivations
+from itda.data.entries import RowsOnDisk
 from itda.errors import OptionError
 from itda.models.loading import Model, checked_model
 from itda.options import checked
 from itda.shapes import as_matrix
 
-__all__ = ["BuildRequest", "Builder", "build", "build_from_activations", "build_many", "merge"]
-
-_ROWS_AT_ONCE = 4096
+__all__ = [
+    "BuildRequest",
+    "Builder",
+    "build",
+    "build_from_activations",
+    "build_many",
+    "built_from_model",
+    "built_from_rows",
+    "default_atoms",
+    "merge",
+    "split_options",
+]
 
 
 def build(
@@ -81,37 +90,11 @@ def build_many(
     Returns: site -> dictionary, each the same as `build` would make alone.
     Raises: as `build`.
     """
-    own = set(BuildRequest.__dataclass_fields__)
-    request = checked(BuildRequest, {name: value for name, value in options.items() if name in own})
-    rest = {name: value for name, value in options.items() if name not in own}
-    unknown = [name for name in rest if name not in CaptureOptions.__dataclass_fields__]
-    if unknown:
-        known = sorted(own | set(CaptureOptions.__dataclass_fields__))
-        raise OptionError(f"There is no option {', '.join(map(repr, unknown))}. The options are {', '.join(known)}.")
-    run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, seed=seed, **rest))
-    facts = {"build": request.facts(), "rows": {name: run.asked(name).to_dict() for name in sites}}
-    with (
-        resuming.opened(checkpoint, facts, every=every) as kept,
-        progress_bars.bar("build", run.total, show=progress) as advance,
-    ):
-        builders = resuming.restored(kept, request, run.total)
-        run.positions |= {name: Position.from_dict(after) for name, (_, after) in builders.items()}
-        going = {name: builder for name, (builder, _) in builders.items()}
-        advance(sum(position.counts["rows"] for position in run.positions.values()) / len(sites))
-        run.scratch = kept.folder / "hidden" if kept else None
-        for blocks in run:
-            for name, (rows, sources) in blocks.items():
-                if name not in going:
-                    going[name] = request.builder(rows.shape[1], run.total)
-                going[name].update(rows, sources)
-                advance(len(rows) / len(sites))
-            save = resuming.step if blocks else resuming.save
-            save(kept, going, {name: run.positions[name].to_dict() for name in going})
-        resuming.save(kept, going, {name: run.positions[name].to_dict() for name in going})
-        return {
-            name: builder.finish(provenance=run.provenance(name), documents=run.documents)
-            for name, builder in going.items()
-        }
+    request, capture_options = split_options(options)
+    run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, seed=seed, **capture_options))
+    with progress_bars.bar("build", run.total, show=progress) as advance:
+        built = built_from_model(run, request, checkpoint=checkpoint, every=every, advance=advance)
+    return {name: dictionary for name, (dictionary, _) in built.items()}
 
 
 def build_from_activations(
@@ -130,27 +113,27 @@ def build_from_activations(
     """
     request = checked(BuildRequest, options)
     given = _in_blocks(rows)
-    with (
-        resuming.opened(checkpoint, {"build": request.facts(), "rows": given.fingerprint}, every=every) as kept,
-        progress_bars.bar("build", len(given), show=progress) as advance,
-    ):
-        builders = resuming.restored(kept, request, len(given))
-        builder, done = builders.get("", (None, {"rows": 0}))
-        builder = builder or request.builder(given.width, len(given))
-        first = done["rows"]
-        advance(first)
-        for block in given.blocks(_ROWS_AT_ONCE, first=first):
-            builder.update(block.rows, block.sources)
-            first += len(block.rows)
-            advance(len(block.rows))
-            resuming.step(kept, {"": builder}, {"": {"rows": first}})
-        resuming.save(kept, {"": builder}, {"": {"rows": first}})
-        return builder.finish(provenance=given.provenance, documents=given.documents)
+    with progress_bars.bar("build", len(given), show=progress) as advance:
+        return built_from_rows(given, request, checkpoint=checkpoint, every=every, advance=advance).dictionary
 
 
-def _in_blocks(rows: Any) -> Activations | StoredActivations | BareRows:
+def split_options(options: Mapping[str, Any]) -> tuple[BuildRequest, dict[str, Any]]:
+    """The build's own among some options, and those of the capture.
+
+    Raises: OptionError for a name that neither has.
+    """
+    own, others = set(BuildRequest.__dataclass_fields__), set(CaptureOptions.__dataclass_fields__)
+    unknown = [name for name in options if name not in own | others]
+    if unknown:
+        known = ", ".join(sorted(own | others))
+        raise OptionError(f"There is no option {', '.join(map(repr, unknown))}. The options are {known}.")
+    request = BuildRequest(**{name: value for name, value in options.items() if name in own})
+    return request, {name: value for name, value in options.items() if name not in own}
+
+
+def _in_blocks(rows: Any) -> Activations | RowsOnDisk | BareRows:
     """Whatever the rows are, as something that gives them in blocks."""
-    if isinstance(rows, StoredActivations):
+    if isinstance(rows, RowsOnDisk):
         return rows.whole()
     if isinstance(rows, Activations):
         as_matrix(rows.rows, "rows", "N, D")

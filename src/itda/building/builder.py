@@ -133,6 +133,11 @@ class Builder(ABC):
         )
 
     @property
+    def sample(self) -> Tensor:
+        """Some of the rows seen, evenly over them, float32 (n, D), at most 8192."""
+        return self._sample.rows
+
+    @property
     def _wants_all_atoms(self) -> bool:
         """Whether fewer atoms than asked for are a shortfall, not what a threshold decided."""
         return True

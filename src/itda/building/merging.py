@@ -1,9 +1,6 @@
 """Several dictionaries of the same place, each from its own text, made into one."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +8,8 @@ from torch import Tensor
 
 from itda.building.greedy import GreedyBuilder
 from itda.building.options import GreedyOptions
+from itda.data import provenance
 from itda.data.dictionary import BuildRecord, Dictionary, library_versions
-from itda.data.provenance import Provenance
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import MismatchError, OptionError
@@ -20,11 +17,14 @@ from itda.options import whole
 from itda.pursuit import Coding, pursue
 from itda.shapes import as_matrix
 
-# Of a capture, what may differ between the parts of one corpus
-_OF_ITS_PART = ("tokens", "seed", "counts", "sink_norm")
 
-
-def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows: Any = None) -> Dictionary:
+def merge(
+    dictionaries: Sequence[Dictionary],
+    *,
+    atoms: int | None = None,
+    max_unexplained: float | None = None,
+    rows: Any = None,
+) -> Dictionary:
     """One dictionary from the atoms of several, the best of which are kept. A pure function of its arguments.
 
     With a sample of rows, those atoms are kept that carry the most of their energy when all may be used. Without, the
@@ -38,6 +38,8 @@ def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows:
     Args:
         dictionaries: of one model, site and coding, built from disjoint parts of a corpus.
         atoms: how many are kept; all that are no repeat of others by default.
+        max_unexplained: take no atom of which those taken before it leave less unexplained: for parts that were built
+            to a threshold. Without a sample of rows only.
         rows: activations (N, D) of all parts, a few thousand or more.
     Returns: a dictionary that remembers all documents of its parts.
     Raises: MismatchError if the parts do not belong together; OptionError for more atoms than there are; ShapeError.
@@ -49,6 +51,8 @@ def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows:
         whole("atoms", atoms)
         if atoms > there:
             raise OptionError(f"The dictionaries have {there:,} atoms together. Got atoms={atoms:,}; ask for fewer.")
+    if max_unexplained is not None and rows is not None:
+        raise OptionError("max_unexplained= is a threshold for atoms, not for a sample of rows. Leave one of them out.")
     coding, width = parts[0].coding, parts[0].width
     weights = torch.tensor([part.build.rows for part in parts], dtype=torch.float64)
     weighted = [part.mean.double() * weight for part, weight in zip(parts, weights, strict=True)]
@@ -56,7 +60,7 @@ def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows:
     order = _in_turn([len(part) for part in parts])
     candidates = (torch.cat([part.activations for part in parts]) - mean)[order]
     if rows is None:
-        sample, kept = candidates, _least_explained(candidates, coding, atoms or there)
+        sample, kept = candidates, _least_explained(candidates, coding, atoms or there, max_unexplained)
     else:
         sample = as_matrix(rows, "rows", "N, D", width=width) - mean
         kept = _most_used(candidates, sample, coding, atoms or there)
@@ -64,6 +68,7 @@ def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows:
     unit = candidates[kept] / norms[:, None]
     codes = pursue(sample, unit, coding)
     place = order[kept]
+    known = [part.provenance for part in parts if part.provenance]
     counts, energy = (torch.cat([getattr(part, f"usage_{what}") for part in parts]) for what in ("counts", "energy"))
     return Dictionary(
         atoms=unit,
@@ -75,6 +80,7 @@ def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows:
             method="merge",
             options={
                 "atoms": atoms,
+                "max_unexplained": max_unexplained,
                 "rows": None if rows is None else len(sample),
                 "parts": [p.fingerprint for p in parts],
             },
@@ -86,14 +92,14 @@ def merge(dictionaries: Sequence[Dictionary], *, atoms: int | None = None, rows:
         usage_counts=counts[place] if rows is None else codes.usage(len(unit)),
         usage_energy=energy[place] if rows is None else codes.energy(len(unit)),
         documents=tuple(document for part in parts for document in part.documents),
-        provenance=_provenance(parts),
+        provenance=provenance.joined(known) if known else None,
         token_means=_token_means(parts),
     )
 
 
-def _least_explained(candidates: Tensor, coding: Coding, atoms: int) -> Tensor:
+def _least_explained(candidates: Tensor, coding: Coding, atoms: int, max_unexplained: float | None) -> Tensor:
     """Which of the candidates a greedy build takes, by place."""
-    options = GreedyOptions(atoms=atoms, expected_rows=len(candidates), center=False)
+    options = GreedyOptions(atoms=atoms, max_unexplained=max_unexplained, expected_rows=len(candidates), center=False)
     builder = GreedyBuilder(candidates.shape[1], coding, options)
     builder.update(candidates, Sources.of_rows(len(candidates)))
     return builder.finish().sources.row
@@ -119,20 +125,11 @@ def _check(parts: Sequence[Dictionary]) -> None:
             raise MismatchError(f"{what} has the coding {part.coding}, the first {first.coding}. Build both alike.")
         if (part.provenance is None) != (first.provenance is None):
             raise MismatchError(f"{what} and the first are not of one kind: one of them was built from a bare array.")
-        if part.provenance is None or first.provenance is None:
-            continue
-        first.provenance.model.check_same(part.provenance.model, "The first dictionary")
-        if part.site != first.site:
-            raise MismatchError(f"{what} was built at {part.site!r}, the first at {first.site!r}.")
-        if _shared(part.provenance) != _shared(first.provenance):
-            raise MismatchError(f"{what} and the first were captured in other ways, so their activations differ.")
+        if part.provenance is not None and first.provenance is not None:
+            first.provenance.check_alike(part.provenance, "the first dictionary", what)
     documents = [document for part in parts for document in part.documents]
     if len(set(documents)) < len(documents):
         raise MismatchError("The dictionaries share documents they were built from. Merge those of disjoint parts.")
-
-
-def _shared(provenance: Provenance) -> dict[str, Any]:
-    return {name: value for name, value in provenance.capture.items() if name not in _OF_ITS_PART}
 
 
 def _in_turn(sizes: Sequence[int]) -> Tensor:
@@ -140,24 +137,6 @@ def _in_turn(sizes: Sequence[int]) -> Tensor:
     starts = [sum(sizes[:part]) for part in range(len(sizes))]
     return torch.tensor(
         [start + turn for turn in range(max(sizes)) for start, size in zip(starts, sizes, strict=True) if turn < size]
-    )
-
-
-def _provenance(parts: Sequence[Dictionary]) -> Provenance | None:
-    """That of the first part, with the counts of all and a name for the corpora together."""
-    known = [part.provenance for part in parts if part.provenance]
-    if not known:
-        return None
-    counts: Counter[str] = Counter()
-    for provenance in known:
-        counts.update(provenance.capture["counts"])
-    names = list(dict.fromkeys(provenance.corpus_name for provenance in known))
-    corpora = hashlib.blake2b("".join(provenance.corpus for provenance in known).encode(), digest_size=16)
-    return replace(
-        known[0],
-        corpus=corpora.hexdigest(),
-        corpus_name=" + ".join(names[:3]) + (" ..." if len(names) > 3 else ""),
-        capture={**known[0].capture, "tokens": None, "counts": dict(sorted(counts.items()))},
     )
 
 

@@ -57,6 +57,10 @@ class BuildRequest:
         facts = {name: value for name, value in vars(self).items() if name not in ("coding", "memory")}
         return {**facts, "coding": self.coding.to_dict() if self.coding else None}
 
+    def coding_for(self, width: int) -> Coding:
+        """How codes are made for rows of this width."""
+        return self.coding or Coding(steps=default_steps(width) if self.steps is None else self.steps)
+
     def builder(self, width: int, rows: int) -> Builder:
         """The builder for `rows` rows of this width.
 
@@ -69,7 +73,7 @@ class BuildRequest:
                 f"There are {rows:,} rows to take atoms from. Got atoms={self.atoms:,}; "
                 "ask for fewer, or give more text."
             )
-        coding = self.coding or (Coding(steps=default_steps(width)) if self.steps is None else Coding(steps=self.steps))
+        coding = self.coding_for(width)
         given: dict[str, Any] = {
             name: getattr(self, name) for name in ("center", "block") if getattr(self, name) is not None
         }
@@ -78,8 +82,13 @@ class BuildRequest:
             return PaperBuilder(width, coding, options, backend=self.backend, memory=self.memory)
         atoms = self.atoms
         if atoms is None and self.max_unexplained is None:
-            atoms = min(rows, max(coding.steps, min(8 * width, rows // 4)))
+            atoms = default_atoms(width, rows, coding)
         if self.max_unexplained is not None:
             given.setdefault("block", _THRESHOLD_BLOCK)
         greedy = GreedyOptions(atoms=atoms, max_unexplained=self.max_unexplained, expected_rows=rows, **given)
         return GreedyBuilder(width, coding, greedy, backend=self.backend, memory=self.memory)
+
+
+def default_atoms(width: int, rows: int, coding: Coding) -> int:
+    """How many atoms a dictionary has if nobody says: eight times the width, if there are rows enough."""
+    return min(rows, max(coding.steps, min(8 * width, rows // 4)))

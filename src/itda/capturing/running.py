@@ -97,6 +97,7 @@ class Capture:
             site=site,
             corpus=self.corpus.fingerprint,
             corpus_name=self.corpus.name,
+            part=self.corpus.part,
             capture={
                 **asdict(self.options),
                 "window": self.length,

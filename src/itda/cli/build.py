@@ -102,7 +102,7 @@ def build(
                 )
             stored = Store(store).open(next(iter(site or []), None), entry=entry)
             built = {stored.site: build_from_activations(stored, checkpoint=checkpoint, every=every, **asked)}
-            origin = f"store: {stored.folder}"
+            origin = f"store: {store}, {stored.name}"
         else:
             texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
             found = texts.summary

@@ -80,12 +80,7 @@ class Checkpoint:
                 there, state = facts["run"], dict(facts["state"])
             except (FormatError, KeyError, TypeError, ValueError):
                 continue  # damaged: the one before it is as good a place to go on from
-            differing = _differences(there, self._run)
-            if differing:
-                raise MismatchError(
-                    f"The checkpoint in {self.folder} belongs to another run: {'; '.join(differing[:4])}. Run that one "
-                    "again to end it, or remove the folder to begin anew (--restart)."
-                )
+            check_same_run(there, self._run, self.folder)
             self._number = number
             return Saved(state, tensors)
         return None
@@ -120,6 +115,19 @@ class Checkpoint:
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
+
+
+def check_same_run(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
+    """Refuse what another run has left in a folder.
+
+    Raises: MismatchError that says in what the runs differ.
+    """
+    differing = _differences(there, here)
+    if differing:
+        raise MismatchError(
+            f"What is in {folder} belongs to another run: {'; '.join(differing[:4])}. Run that one again to end it, "
+            "or remove the folder to begin anew (--restart)."
+        )
 
 
 def remove(folder: Path) -> None:

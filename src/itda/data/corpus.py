@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from itda.data import text_files
 from itda.data.embedded import embedded_documents
 from itda.errors import CorpusError, MissingExtraError
-from itda.options import share
+from itda.options import share, whole
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -49,6 +49,21 @@ class CorpusSummary:
         return f"{self.documents:,} documents, {self.characters:,} characters{tail}"
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which of the equal parts of a larger corpus this is."""
+
+    number: int
+    """From 0."""
+    count: int
+    corpus: str
+    """Fingerprint of the whole."""
+    name: str
+    """Of the whole."""
+    tokens: int | None = None
+    """Rows that are wanted of the whole; None for all."""
+
+
 class Corpus:
     """An ordered collection of documents that can be read again and again.
 
@@ -59,10 +74,19 @@ class Corpus:
         train, held_out = corpus.split(held_out=0.1, seed=0)
     """
 
-    def __init__(self, read: Callable[[], Iterable[str]], name: str, *, chosen: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Iterable[str]],
+        name: str,
+        *,
+        chosen: Collection[str] | None = None,
+        part: Part | None = None,
+    ) -> None:
         """Prefer the `from_` methods; `read` must give the same texts each time it is called."""
         self._read = read
         self.name = name
+        self.part = part
+        """What it is of a larger corpus that was cut by `parts`."""
         self._chosen = None if chosen is None else frozenset(chosen)
 
     def __iter__(self) -> Iterator[Document]:
@@ -144,6 +168,31 @@ class Corpus:
     def without(self, ids: Collection[str]) -> "Corpus":
         """The corpus less the documents with these ids."""
         return self._part(set(self.ids) - set(ids), self.name)
+
+    def parts(self, count: int, *, tokens: int | None = None) -> tuple["Corpus", ...]:
+        """The corpus cut into `count` corpora of the same size to within one document, which share none.
+
+        Which part a document is in depends on the texts only, not on their order. `tokens` is what is wanted of all
+        of them together, for whoever finds the parts again.
+
+        Raises: OptionError; CorpusError if there are fewer documents than parts.
+        """
+        whole("parts", count)
+        ids = sorted(self.ids)  # hashes: their order has nothing to do with that of the texts
+        if len(ids) < count:
+            raise CorpusError(
+                f"The corpus {self.name} has {len(ids):,} documents, too few for {count:,} parts. Ask for fewer parts, "
+                "or split it into more documents (split_on='\\n\\n' for one text file of paragraphs)."
+            )
+        return tuple(
+            Corpus(
+                self._read,
+                f"{self.name}, part {number + 1} of {count}",
+                chosen=ids[number::count],
+                part=Part(number, count, self.fingerprint, self.name, tokens),
+            )
+            for number in range(count)
+        )
 
     def _part(self, ids: Collection[str], name: str) -> "Corpus":
         return Corpus(self._read, name, chosen=ids)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from itda.data import files, hub
 from itda.data.activations import Activations
-from itda.data.entries import StoredActivations
+from itda.data.entries import RowsOnDisk
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, Sources
 from itda.data.token_means import TokenMeans
@@ -158,7 +158,7 @@ class Dictionary:
         Returns: Codes; atoms int32 (N, K), coefficients float32 (N, K), unexplained float32 (N,).
         Raises: ShapeError for another width; MismatchError for Activations of another model.
         """
-        if isinstance(rows, Activations | StoredActivations):
+        if isinstance(rows, Activations | RowsOnDisk):
             self.check_activations(rows)
             rows = rows.rows
         advice = f"Capture them at {self.site!r} of {self.model_id!r}." if self.provenance else ""
@@ -178,7 +178,7 @@ class Dictionary:
         device = codes.atoms.device
         return rebuild(codes, self.atoms.to(device)) + self.mean.to(device)
 
-    def check_activations(self, activations: Activations | StoredActivations) -> None:
+    def check_activations(self, activations: Activations | RowsOnDisk) -> None:
         """Refuse activations of another model or site.
 
         Raises: MismatchError.

@@ -1,11 +1,11 @@
 """The codes of a corpus with the source of every row."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from itda.data import files
-from itda.data.provenance import Provenance
+from itda.data import files, provenance
 from itda.data.sources import Sources
 from itda.pursuit import Codes, Coding
 
@@ -19,10 +19,24 @@ class Encoding:
     dictionary: str
     """Fingerprint of the dictionary whose atoms the codes name."""
     coding: Coding
-    provenance: Provenance
+    provenance: provenance.Provenance
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The codes of several parts of a corpus, made alike, as one; rows are numbered through all parts."""
+        sources, before = [], 0
+        for part in parts:
+            sources.append(replace(part.sources, row=part.sources.row + before))
+            before += len(part)
+        return replace(
+            parts[0],
+            codes=Codes.concatenate([part.codes for part in parts]),
+            sources=Sources.concatenate(sources),
+            provenance=provenance.joined([part.provenance for part in parts]),
+        )
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write codes and sources to a folder.
@@ -50,5 +64,5 @@ class Encoding:
             codes, sources = Codes(**tensors["codes"], route=facts["route"]), Sources.from_tensors(tensors["sources"])
             if codes.atoms.ndim != 2 or not len(codes) == len(codes.unexplained) == len(sources):
                 raise ValueError(f"codes of shape {tuple(codes.atoms.shape)}, but {len(sources)} sources")
-            coding, provenance = Coding.from_dict(facts["coding"]), Provenance.from_dict(facts["provenance"])
-            return cls(codes, sources, str(facts["dictionary"]), coding, provenance)
+            coding, origin = Coding.from_dict(facts["coding"]), provenance.Provenance.from_dict(facts["provenance"])
+            return cls(codes, sources, str(facts["dictionary"]), coding, origin)

@@ -1,6 +1,7 @@
 """One site of one capture on disk, as whoever reads it sees it."""
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,62 @@ KIND = "store_entry"
 _MANY_ROWS = 65_536
 
 
-class StoredActivations:
+class RowsOnDisk(ABC):
+    """What rows on disk have in common, whether of one capture or of the parts of one."""
+
+    provenance: Provenance
+    documents: tuple[str, ...]
+    """Ids of all documents that were read for it, in order."""
+    width: int
+    """D, the width of the rows."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Hash over all rows and sources, by those of the shards."""
+
+    @abstractmethod
+    def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
+        """The rows from `first` on in pieces of at most `size`; each shard is checked before its first use.
+
+        Raises: FormatError that names a shard that is missing or damaged.
+        """
+
+    @abstractmethod
+    def whole(self) -> Self:
+        """Itself, if all its rows are there.
+
+        Raises: OptionError for a capture that was not ended.
+        """
+
+    @property
+    def site(self) -> str:
+        """The place in the model."""
+        return self.provenance.site
+
+    @cached_property
+    def _all(self) -> Block:
+        parts = list(self.blocks(_MANY_ROWS))
+        return Block(
+            torch.cat([torch.empty(0, self.width), *(part.rows for part in parts)]),
+            Sources.concatenate(part.sources for part in parts),
+        )
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows, float32 (N, D), in memory; `blocks` does without."""
+        return self._all.rows
+
+    @property
+    def sources(self) -> Sources:
+        """Where each row comes from; loads all rows too."""
+        return self._all.sources
+
+
+class StoredActivations(RowsOnDisk):
     """Activations of one site on disk; rows are read when they are asked for, and checked when they are."""
 
     def __init__(self, folder: str | Path) -> None:
@@ -50,20 +106,12 @@ class StoredActivations:
         )
 
     @property
-    def site(self) -> str:
-        """The place in the model."""
-        return self.provenance.site
-
-    @property
     def fingerprint(self) -> str:
         """Hash over all rows and sources, by those of the shards."""
         return hashlib.blake2b("".join(shard.sha256 for shard in self.shards).encode(), digest_size=16).hexdigest()
 
     def whole(self) -> Self:
-        """Itself, if all its rows are there.
-
-        Raises: OptionError for a capture that was not ended.
-        """
+        """See `RowsOnDisk.whole`."""
         if not self.complete:
             raise OptionError(f"The capture in {self.folder} is not complete. Run it again, and it goes on.")
         return self
@@ -96,10 +144,7 @@ class StoredActivations:
         }
 
     def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
-        """The rows from `first` on in pieces of at most `size`; each shard is checked before its first use.
-
-        Raises: FormatError that names a shard that is missing or damaged.
-        """
+        """See `RowsOnDisk.blocks`."""
         for shard in self.shards:
             if first < shard.rows:
                 if shard.file not in self._checked:
@@ -107,24 +152,6 @@ class StoredActivations:
                     self._checked.add(shard.file)
                 yield from shards.read(self.folder / shard.file, size, first=first)
             first = max(0, first - shard.rows)
-
-    @cached_property
-    def _all(self) -> Block:
-        parts = list(self.blocks(_MANY_ROWS))
-        return Block(
-            torch.cat([torch.empty(0, self.width), *(part.rows for part in parts)]),
-            Sources.concatenate(part.sources for part in parts),
-        )
-
-    @property
-    def rows(self) -> Tensor:
-        """All rows, float32 (N, D), in memory; `blocks` does without."""
-        return self._all.rows
-
-    @property
-    def sources(self) -> Sources:
-        """Where each row comes from; loads all rows too."""
-        return self._all.sources
 
     def problems(self) -> list[str]:
         """What is wrong with its shards, each checked through."""

@@ -13,12 +13,14 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from itda.data import files, locks, shards
 from itda.data.entries import DamagedEntry, StoredActivations
 from itda.data.entry_writing import TAIL, EntryWriter
-from itda.data.provenance import Provenance
+from itda.data.joined import JoinedActivations
+from itda.data.provenance import Provenance, are_whole
 from itda.data.shards import DTYPES, Shard
 from itda.errors import FormatError, MismatchError, OptionError
 from itda.options import one_of
@@ -72,8 +74,8 @@ class Store:
         """All entries that can be read, complete or not."""
         return [entry for entry in self.listed() if isinstance(entry, StoredActivations)]
 
-    def open(self, site: str | None = None, *, entry: str | None = None) -> StoredActivations:
-        """The one complete entry that fits.
+    def open(self, site: str | None = None, *, entry: str | None = None) -> StoredActivations | JoinedActivations:
+        """The one complete capture that fits; one that was made in parts is read as if it were one entry.
 
         Args:
             site: of this place; needed if the store holds several.
@@ -85,11 +87,16 @@ class Store:
             for item in self.entries()
             if (site is None or item.site == site) and (entry is None or item.name.startswith(entry))
         ]
-        complete = [item for item in found if item.complete]
+        if entry is not None and len(found) == 1:
+            return found[0].whole()
+        captures = _captures(found)
+        complete = [parts for parts in captures if _is_whole(parts)]
         if len(complete) == 1:
-            return complete[0]
+            parts = complete[0]
+            return JoinedActivations(parts) if len(parts) > 1 else parts[0]
         asked = " and ".join(f"{name} {value!r}" for name, value in (("site", site), ("entry", entry)) if value)
-        listed = "".join(f"\n  {item.name}: {item!r}" for item in complete or found or self.entries())
+        shown = [item for parts in complete or captures for item in parts] or self.entries()
+        listed = "".join(f"\n  {item.name}: {item!r}" for item in shown)
         if not complete and found:
             raise OptionError(f"The capture in {self.folder} is not complete. Run it again, and it goes on.{listed}")
         raise OptionError(
@@ -165,9 +172,26 @@ def fingerprint(asked: Provenance, dtype: str) -> str:
     model = asked.model
     facts = [
         model.config, model.files or model.parameters, model.tokenizer, model.settings.get("dtype"),
-        asked.corpus, asked.site, dict(asked.capture), dtype,
+        asked.corpus, asked.site, dict(asked.capture), asked.part and asdict(asked.part), dtype,
     ]  # fmt: skip
     return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _captures(entries: Sequence[StoredActivations]) -> list[list[StoredActivations]]:
+    """The entries of each capture, those of its parts in their order."""
+    captures: dict[tuple[str, str], list[StoredActivations]] = {}
+    for item in entries:
+        same = item.provenance.kind if item.provenance.part else item.name
+        captures.setdefault((same, item.dtype), []).append(item)
+    return [
+        sorted(parts, key=lambda item: item.provenance.part.number if item.provenance.part else 0)
+        for parts in captures.values()
+    ]
+
+
+def _is_whole(parts: Sequence[StoredActivations]) -> bool:
+    complete = all(part.complete for part in parts)
+    return complete and (parts[0].provenance.part is None or are_whole([part.provenance for part in parts]))
 
 
 def _changed(there: Provenance, asked: Provenance) -> bool:

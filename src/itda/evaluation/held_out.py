@@ -12,7 +12,7 @@ from itda.capturing import decomposed, in_groups, whole_windows
 from itda.data.corpus import Corpus, Document
 from itda.data.dictionary import Dictionary
 from itda.errors import CorpusError
-from itda.evaluation.measuring import EVERY, OWN, Measurement
+from itda.evaluation.measuring import EVERY, OWN, Measurement, Tally
 from itda.evaluation.replacements import Replacements, random_atoms
 from itda.evaluation.report import Report
 from itda.explaining import place_of
@@ -64,15 +64,24 @@ def evaluate(
     Returns: the report; str() of it is a table.
     Raises: CorpusError if no held-out document is left; MismatchError; ModelError; OptionError.
     """
+    whole("resamples", resamples)
+    where = place_of(dictionary, model, site, check_model)
+    held_out, excluded = held_out_of(dictionary, corpus)
+    tally = tally_windows(
+        dictionary, model, held_out, where, tokens=tokens, steps=steps, coding=coding, baselines=baselines, seed=seed,
+        backend=backend, memory=memory, progress=progress,
+    )  # fmt: skip
+    return tally.report(model=model.id, site=where, excluded=excluded, resamples=resamples, seed=seed)
+
+
+def held_out_of(dictionary: Dictionary, corpus: Corpus) -> tuple[Corpus, int]:
+    """The documents of a corpus that a dictionary was not built from, and how many others there are.
+
+    Raises: CorpusError if none is left.
+    """
     if not isinstance(corpus, Corpus):
         raise CorpusError(f"evaluate needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
-    if tokens is not None:
-        whole("tokens", tokens)
-    whole("resamples", resamples)
-    whole("seed", seed, least=0)
-    where = place_of(dictionary, model, site, check_model)
     built_from = set(dictionary.documents)
-    held_out = corpus.without(built_from)
     excluded = sum(id_ in built_from for id_ in corpus.ids)
     if not corpus.ids:
         _ = corpus.summary  # says that it is empty
@@ -81,6 +90,32 @@ def evaluate(
             f"The dictionary was built from all {excluded:,} documents of {corpus.name}, so none is held out. "
             "Give other text, or hold documents out before building: train, held_out = corpus.split()."
         )
+    return corpus.without(built_from), excluded
+
+
+def tally_windows(
+    dictionary: Dictionary,
+    model: Model,
+    held_out: Corpus,
+    where: str,
+    *,
+    tokens: int | None,
+    steps: int | None,
+    coding: Coding | None,
+    baselines: bool,
+    seed: int,
+    backend: str,
+    memory: int | str | None,
+    progress: bool,
+) -> Tally:
+    """What `evaluate` makes its report of; that of another part of the text can be added to it.
+
+    Args: as `evaluate`, but for `where`: the place that `place_of` found.
+    Raises: as `evaluate`.
+    """
+    if tokens is not None:
+        whole("tokens", tokens)
+    whole("seed", seed, least=0)
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     length = min(captured.get("window") or model.window, model.positions)
     chosen = whole_windows(model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
@@ -94,7 +129,7 @@ def evaluate(
         for group in in_groups(chosen, run.batch_size):
             run.take(group)
             advance(len(group))
-    return run.measured.report(model=model.id, site=where, excluded=excluded, resamples=resamples, seed=seed)
+    return run.measured.tally
 
 
 class _Pass:
@@ -125,8 +160,8 @@ class _Pass:
             [decomposed(window, part, self.captured) for (_, window), part in zip(group, parts, strict=True)]
         )
         special = torch.from_numpy(np.concatenate([window.special for _, window in group]))
-        self.measured.left_out["special"] += int((~keep & special).sum())
-        self.measured.left_out["sink"] += int((~keep & ~special).sum())
+        self.measured.tally.left_out["special"] += int((~keep & special).sum())
+        self.measured.tally.left_out["sink"] += int((~keep & ~special).sum())
         documents = [document.id for (document, _), size in zip(group, sizes, strict=True) for _ in range(size)]
         rebuilt = self.measured.take(rows, inputs["input_ids"][real].cpu(), documents, keep)
         if self.model.predicts:
@@ -165,4 +200,4 @@ class _Pass:
                 same = name.removesuffix(f", {EVERY}")
                 sums[f"loss {name}"], sums[f"kl {name}"] = sums[f"loss {same}"], sums[f"kl {same}"]
         for index, (document, _) in enumerate(group):
-            self.measured.sums.add(document.id, **{name: float(values[index]) for name, values in sums.items()})
+            self.measured.tally.sums.add(document.id, **{name: float(values[index]) for name, values in sums.items()})

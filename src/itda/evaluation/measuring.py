@@ -2,12 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from itda.data import files
 from itda.data.dictionary import Dictionary
 from itda.errors import CorpusError
 from itda.evaluation.replacements import Replacements
@@ -17,59 +19,64 @@ from itda.pursuit import Coding
 
 OWN = "dictionary"
 EVERY = "every token"
+_KIND = "tally"
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _ROUNDING = 1e-12
 
 
-class Measurement:
-    """What a dictionary makes of rows that come in blocks."""
+class Tally:
+    """Sums over rows, document by document: all that a report is made of. Those of several parts can be added up."""
 
-    def __init__(self, dictionary: Dictionary, coding: Coding, backend: str, replacements: Replacements) -> None:
-        self.dictionary, self.coding, self.backend = dictionary, coding, backend
-        self.replacements = replacements
+    def __init__(self, atoms: int, coding: Coding) -> None:
+        self.coding = coding
         self.sums = DocumentSums()
         self.left_out: Counter[str] = Counter()
-        self._unexplained: list[Tensor] = []
-        self._usage = torch.zeros(len(dictionary), dtype=torch.int64)
-        self._names: list[str] = []
-        self._route = ""
+        self.unexplained: list[Tensor] = []
+        """Of every decomposed row."""
+        self.usage = torch.zeros(atoms, dtype=torch.int64)
+        """How many codes have each atom."""
+        self.names: list[str] = []
+        """Of the reconstructions, the dictionary's first."""
+        self.route = ""
 
-    def take(self, rows: Tensor, token_ids: Tensor, documents: Sequence[str], keep: Tensor) -> dict[str, Tensor]:
-        """Add rows float32 (n, D) to the sums.
+    def add(self, other: "Tally") -> None:
+        """Add what was measured on other documents with the same dictionary."""
+        self.sums.extend(other.sums)
+        self.left_out.update(other.left_out)
+        self.unexplained += other.unexplained
+        self.usage += other.usage
+        self.names, self.route = other.names, other.route
 
-        Args:
-            rows: activations.
-            token_ids: of their tokens (n,).
-            documents: the id of each row's document.
-            keep: which rows are decomposed, bool (n,); the others count for "every token" only.
-        Returns: their reconstructions by name, the dictionary's first.
+    def save(self, folder: Path) -> None:
+        """Write it to a folder.
+
+        Raises: OutputError.
         """
-        codes = self.dictionary.encode(rows, coding=self.coding, backend=self.backend)
-        self._route = codes.route
-        rebuilt = {OWN: self.dictionary.decode(codes), **self.replacements.plain(rows, token_ids)}
-        self._names = list(rebuilt)
-        means = self.dictionary.token_means
-        beyond = rows - means.of(token_ids) if means is not None else None
-        cosine = torch.nn.functional.cosine_similarity(rows, rebuilt[OWN], dim=1)
-        place = {document: index for index, document in enumerate(dict.fromkeys(documents))}
-        owner = torch.tensor([place[document] for document in documents], dtype=torch.int64)
-        for document, index in place.items():
-            for which, mine in (("", keep & (owner == index)), (f", {EVERY}", owner == index)):
-                own = rows[mine].double()
-                values: dict[str, Any] = {
-                    f"count{which}": len(own),
-                    f"sum{which}": own.sum(0).numpy(),
-                    f"energy{which}": float(own.square().sum()),
-                    f"cosine{which}": float(cosine[mine].sum()),
-                }
-                if beyond is not None:
-                    values[f"beyond token{which}"] = float(beyond[mine].double().square().sum())
-                for name, other in rebuilt.items():
-                    values[f"error {name}{which}"] = float((own - other[mine].double()).square().sum())
-                self.sums.add(document, **values)
-        self._unexplained.append(codes.unexplained[keep])
-        self._usage += codes[keep].usage(len(self.dictionary))
-        return rebuilt
+        facts = {
+            "coding": self.coding.to_dict(),
+            "documents": self.sums.documents,
+            "left_out": dict(self.left_out),
+            "names": self.names,
+            "route": self.route,
+        }
+        sums = {name: torch.from_numpy(column) for name, column in self.sums.table().items()}
+        rows = {"unexplained": torch.cat([torch.empty(0), *self.unexplained]), "usage": self.usage}
+        files.write_folder(folder, _KIND, facts, {"sums": sums, "rows": rows}, overwrite=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The inverse of `save`.
+
+        Raises: FormatError if anything in the folder is missing or damaged.
+        """
+        facts, tensors = files.read_folder(folder, _KIND)
+        with files.parsing(folder):
+            tally = cls(len(tensors["rows"]["usage"]), Coding.from_dict(facts["coding"]))
+            columns = {name: tensor.numpy() for name, tensor in tensors["sums"].items()}
+            tally.sums = DocumentSums.of(facts["documents"], columns)
+            tally.left_out, tally.names, tally.route = Counter(facts["left_out"]), facts["names"], facts["route"]
+            tally.unexplained, tally.usage = [tensors["rows"]["unexplained"]], tensors["rows"]["usage"]
+        return tally
 
     def report(self, *, model: str, site: str, excluded: int, resamples: int, seed: int) -> Report:
         """Everything, once all windows are taken."""
@@ -89,7 +96,7 @@ class Measurement:
             ends = interval(measure, table, resamples=resamples, seed=seed)
             if ends is not None:
                 intervals[name] = ends
-        shares = torch.cat(self._unexplained).double().numpy()
+        shares = torch.cat(self.unexplained).double().numpy()
         count = int(totals["count"])
         has_loss = "loss" in totals
         predictions = int(totals["predictions"]) if has_loss else 0
@@ -100,9 +107,9 @@ class Measurement:
         return Report(
             model=model,
             site=site,
-            atoms=len(self.dictionary),
+            atoms=len(self.usage),
             coding=self.coding.to_dict(),
-            route=self._route,
+            route=self.route,
             tokens=count,
             predictions=predictions,
             documents=len(self.sums),
@@ -110,22 +117,69 @@ class Measurement:
             not_decomposed=dict(self.left_out),
             scores=scores,
             intervals=intervals,
-            baselines={name: _scores(totals, name) for name in self._names if name != OWN},
+            baselines={name: _scores(totals, name) for name in self.names if name != OWN},
             everything_replaced=_scores(totals, OWN, f", {EVERY}")
             if has_loss and any(self.left_out.values())
             else None,
             loss=loss("loss"),
             loss_zero=loss("loss zero"),
             loss_mean=loss("loss mean"),
-            l0=float(self._usage.sum()) / count,
+            l0=float(self.usage.sum()) / count,
             cosine=float(totals["cosine"]) / count,
             unexplained={
                 "mean": float(shares.mean()),
                 **{f"{quantile:.0%}": float(np.quantile(shares, quantile)) for quantile in _QUANTILES},
             },
-            atoms_never_used=int((self._usage == 0).sum()),
-            atoms_used_everywhere=int((self._usage * 2 >= count).sum()),
+            atoms_never_used=int((self.usage == 0).sum()),
+            atoms_used_everywhere=int((self.usage * 2 >= count).sum()),
         )
+
+
+class Measurement:
+    """What a dictionary makes of rows that come in blocks."""
+
+    def __init__(self, dictionary: Dictionary, coding: Coding, backend: str, replacements: Replacements) -> None:
+        self.dictionary, self.coding, self.backend = dictionary, coding, backend
+        self.replacements = replacements
+        self.tally = Tally(len(dictionary), coding)
+
+    def take(self, rows: Tensor, token_ids: Tensor, documents: Sequence[str], keep: Tensor) -> dict[str, Tensor]:
+        """Add rows float32 (n, D) to the sums.
+
+        Args:
+            rows: activations.
+            token_ids: of their tokens (n,).
+            documents: the id of each row's document.
+            keep: which rows are decomposed, bool (n,); the others count for "every token" only.
+        Returns: their reconstructions by name, the dictionary's first.
+        """
+        codes = self.dictionary.encode(rows, coding=self.coding, backend=self.backend)
+        tally = self.tally
+        tally.route = codes.route
+        rebuilt = {OWN: self.dictionary.decode(codes), **self.replacements.plain(rows, token_ids)}
+        tally.names = list(rebuilt)
+        means = self.dictionary.token_means
+        beyond = rows - means.of(token_ids) if means is not None else None
+        cosine = torch.nn.functional.cosine_similarity(rows, rebuilt[OWN], dim=1)
+        place = {document: index for index, document in enumerate(dict.fromkeys(documents))}
+        owner = torch.tensor([place[document] for document in documents], dtype=torch.int64)
+        for document, index in place.items():
+            for which, mine in (("", keep & (owner == index)), (f", {EVERY}", owner == index)):
+                own = rows[mine].double()
+                values: dict[str, Any] = {
+                    f"count{which}": len(own),
+                    f"sum{which}": own.sum(0).numpy(),
+                    f"energy{which}": float(own.square().sum()),
+                    f"cosine{which}": float(cosine[mine].sum()),
+                }
+                if beyond is not None:
+                    values[f"beyond token{which}"] = float(beyond[mine].double().square().sum())
+                for name, other in rebuilt.items():
+                    values[f"error {name}{which}"] = float((own - other[mine].double()).square().sum())
+                tally.sums.add(document, **values)
+        tally.unexplained.append(codes.unexplained[keep])
+        tally.usage += codes[keep].usage(len(self.dictionary))
+        return rebuilt
 
 
 def _scores(totals: Totals, name: str, which: str = "") -> Scores:

@@ -1,6 +1,6 @@
 """Sums per document, ratios of sums, and how far a ratio would move with other documents."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,27 @@ class DocumentSums:
             column.extend(np.zeros_like(value) for _ in range(len(self._place) - len(column)))
             column[place] = column[place] + value
 
+    @classmethod
+    def of(cls, documents: Sequence[str], columns: Totals) -> "DocumentSums":
+        """Sums that are known: of each document, in every column."""
+        found = cls()
+        found._place = {document: place for place, document in enumerate(documents)}
+        found._sums = {name: list(column) for name, column in columns.items()}
+        return found
+
+    def extend(self, other: "DocumentSums") -> None:
+        """Add the sums of other documents."""
+        columns = other.table()
+        for place, document in enumerate(other.documents):
+            self.add(document, **{name: column[place] for name, column in columns.items()})
+
     def __len__(self) -> int:
         return len(self._place)
+
+    @property
+    def documents(self) -> list[str]:
+        """Ids of the documents, in the order of the table."""
+        return list(self._place)
 
     def table(self) -> dict[str, Floats]:
         """Name -> (documents,) or (documents, D)."""

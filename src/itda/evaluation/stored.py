@@ -5,7 +5,7 @@ import torch
 from itda import progress as progress_bars
 from itda.data.activations import Activations
 from itda.data.dictionary import Dictionary
-from itda.data.entries import StoredActivations
+from itda.data.entries import RowsOnDisk
 from itda.errors import CorpusError, ShapeError
 from itda.evaluation.measuring import Measurement
 from itda.evaluation.replacements import Replacements
@@ -18,7 +18,7 @@ _ROWS_AT_ONCE = 4096
 
 def evaluate_activations(
     dictionary: Dictionary,
-    activations: Activations | StoredActivations,
+    activations: Activations | RowsOnDisk,
     *,
     steps: int | None = None,
     coding: Coding | None = None,
@@ -42,13 +42,13 @@ def evaluate_activations(
     Returns: the report, without losses and without random atoms, which only the model could give.
     Raises: CorpusError if no row is held out; MismatchError for activations of another model or site; ShapeError.
     """
-    if not isinstance(activations, Activations | StoredActivations):
+    if not isinstance(activations, Activations | RowsOnDisk):
         raise ShapeError(
             f"evaluate_activations takes Activations or StoredActivations. Got {type(activations).__name__}; "
             "capture them first."
         )
     whole("resamples", resamples)
-    given = activations.whole() if isinstance(activations, StoredActivations) else activations
+    given = activations.whole() if isinstance(activations, RowsOnDisk) else activations
     dictionary.check_activations(given)
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     if memory is not None:
@@ -65,11 +65,11 @@ def evaluate_activations(
                 measured.take(rows[held_out], sources.token_id[held_out], own, torch.ones(len(own), dtype=torch.bool))
             advance(len(rows))
     excluded = sum(document in built_from for document in given.documents)
-    if not len(measured.sums):
+    if not len(measured.tally.sums):
         raise CorpusError(
             f"The dictionary was built from all {excluded:,} documents of these activations, so none is held out. "
             "Capture other text, or all of it: held-out documents too (itda capture --held-out 0)."
         )
-    return measured.report(
+    return measured.tally.report(
         model=given.provenance.model.id, site=given.provenance.site, excluded=excluded, resamples=resamples, seed=seed
     )

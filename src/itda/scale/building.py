@@ -1,0 +1,143 @@
+"""Dictionaries from those of parts: each worker builds from its own, and the best atoms of all are kept."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itda.building import BuildRequest, default_atoms, merge
+from itda.building import split_options as split_build_options
+from itda.capturing import CaptureOptions
+from itda.data.corpus import Corpus
+from itda.data.dictionary import Dictionary
+from itda.data.entries import RowsOnDisk
+from itda.data.joined import JoinedActivations
+from itda.errors import OptionError
+from itda.models.loading import Model
+from itda.options import checked
+from itda.scale.cluster import connected
+from itda.scale.shares import mapped, results_in, split_options, surveyed
+from itda.scale.tasks import BuildPart, BuildStoredPart, ModelSource, load_part
+
+_OVERSAMPLED = 2  # atoms of all parts together, for each one that is kept
+_SAMPLE = 32_768  # rows by which those are chosen
+
+
+def build(model: str | Path | Model, corpus: Corpus, *, site: str | None = None, **options: Any) -> Dictionary:
+    """Build a dictionary from one of each part of the corpus; as `build_many` at one site."""
+    if not isinstance(site, str | None):
+        raise OptionError(f"build takes one site. Got {site!r}; for several use build_many(..., sites=[...]).")
+    return next(iter(build_many(model, corpus, sites=None if site is None else [site], **options).values()))
+
+
+def build_many(
+    model: str | Path | Model,
+    corpus: Corpus,
+    *,
+    sites: Sequence[str] | None = None,
+    tokens: int | None = None,
+    folder: str | Path | None = None,
+    every: float = 60.0,
+    load: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> dict[str, Dictionary]:
+    """Build dictionaries from those of the parts of a corpus.
+
+    Each part gives its share of twice the atoms; of all of them those are kept that carry the most energy of a sample
+    of rows of all parts (`itda.merge`, which says how the result differs from that of one build).
+
+    Args:
+        model: a name or folder, which every worker loads; or a model, which is sent to them.
+        corpus: what is read.
+        sites: places in the model; the middle by default.
+        tokens: how many rows of all parts together; all by default.
+        folder: where parts leave their results, for the same call to go on from; it stays until it is removed. A
+            temporary one by default, which only workers on this machine can use.
+        every: seconds between two checkpoints within a part.
+        load: options of `load_model` for a name.
+        progress: draw a bar on stderr.
+        options: fields of `BuildRequest`, `CaptureOptions` and `ScaleOptions`.
+    Returns: site -> dictionary.
+    Raises: as `itda.build`; ClusterError; MissingExtraError without Ray.
+    """
+    how, rest = split_options(options)
+    request, of_capture = split_build_options(rest)
+    source, parts = ModelSource.of(model, load), corpus.parts(how.shards, tokens=tokens)
+    places = None if sites is None else tuple(sites)
+    options_of_capture = checked(CaptureOptions, of_capture)
+    run = {
+        "model": source.facts, "corpus": corpus.fingerprint, "sites": places, "tokens": tokens, "shards": how.shards,
+        "build": request.facts(), "capture": asdict(options_of_capture),
+    }  # fmt: skip
+    with connected(how) as cluster, results_in(folder, how, run) as kept:
+        found, shares = surveyed(cluster, source, parts, places, options_of_capture, tokens)
+        rows = tokens or sum(part.rows for part in found)
+        work = BuildPart(
+            model=source, parts=parts, sites=tuple(found[0].sites), capture=options_of_capture, tokens=shares,
+            request=_for_a_part(request, found[0].width, rows, how.shards), folder=kept.folder, every=every,
+        )  # fmt: skip
+        mapped(cluster, work, kept.missing(range(how.shards)), "build", progress)
+        return {name: _merged(kept.folder, how.shards, name, request, found[0].width, rows) for name in found[0].sites}
+
+
+def build_stored(
+    stored: RowsOnDisk,
+    *,
+    folder: str | Path | None = None,
+    every: float = 60.0,
+    progress: bool = True,
+    **options: Any,
+) -> Dictionary:
+    """Build a dictionary from those of the entries of a capture that was made in parts; otherwise as `build_many`.
+
+    Args:
+        stored: what `capture` gave, or `Store.open`; `shards` is the number of its parts.
+        folder, every, progress, options: as for `build_many`.
+    Raises: OptionError for a capture in one piece; as `itda.build_from_activations`; ClusterError; MissingExtraError.
+    """
+    if not isinstance(stored, JoinedActivations):
+        raise OptionError(
+            "Workers build from a capture in parts, a part each. This one is in one piece: capture with shards "
+            "(itda capture --shards 8), or build without workers."
+        )
+    entries = tuple(part.folder.resolve() for part in stored.parts)
+    how, rest = split_options({**options, "shards": len(entries)})
+    request = checked(BuildRequest, rest)
+    run = {"rows": stored.fingerprint, "build": request.facts()}
+    with connected(how) as cluster, results_in(folder, how, run) as kept:
+        part = _for_a_part(request, stored.width, len(stored), how.shards)
+        work = BuildStoredPart(entries=entries, request=part, folder=kept.folder, every=every)
+        mapped(cluster, work, kept.missing(range(how.shards)), "build", progress)
+        return _merged(kept.folder, how.shards, stored.site, request, stored.width, len(stored))
+
+
+def _for_a_part(request: BuildRequest, width: int, rows: int, shards: int) -> BuildRequest:
+    """What is asked of each part: together more atoms than are kept."""
+    wanted = _wanted(request, width, rows)
+    if wanted is None or shards == 1:
+        return replace(request, atoms=wanted)
+    return replace(request, atoms=max(request.coding_for(width).steps, math.ceil(_OVERSAMPLED * wanted / shards)))
+
+
+def _wanted(request: BuildRequest, width: int, rows: int) -> int | None:
+    """How many atoms are kept in the end; None where a threshold says."""
+    if request.atoms is None and request.max_unexplained is None and request.max_cosine_gap is None:
+        return default_atoms(width, rows, request.coding_for(width))
+    return request.atoms
+
+
+def _merged(folder: Path, shards: int, site: str, request: BuildRequest, width: int, rows: int) -> Dictionary:
+    loaded = [load_part(folder, number, site) for number in range(shards)]
+    parts, samples = [part for part, _ in loaded], [sample for _, sample in loaded]
+    wanted = _wanted(request, width, rows)
+    if shards == 1:
+        return parts[0]
+    if wanted is None:
+        return merge(parts, max_unexplained=request.max_unexplained)
+    each = _SAMPLE // shards
+    sample = torch.cat([rows[:: math.ceil(len(rows) / each)] for rows in samples])
+    return merge(parts, atoms=min(wanted, sum(map(len, parts))), rows=sample)
