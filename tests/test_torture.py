@@ -12,6 +12,6 @@ def victims(tmp_path_factory):
     return torture.victims(tmp_path_factory.mktemp("torture"))
 
 
-@pytest.mark.parametrize("name", ["capture", "capture from disk", "build", "build from a store", "save"])
+@pytest.mark.parametrize("name", ["capture", "build", "build from a store", "merge", "save"])
 def test_what_is_killed_goes_on_to_the_same_bytes(name, victims, tmp_path):
     torture.kill(victims[name], tmp_path, random.Random(0), most=1)

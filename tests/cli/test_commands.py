@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+import ray
 
 from itda import Dictionary, Encoding
 from itda.cli import main
@@ -52,7 +53,7 @@ def built(run, place):
 
 def test_help_teaches_with_an_example(run):
     assert "itda demo" in run("--help")
-    for verb in ("demo", "sites", "build", "info", "evaluate", "explain", "encode"):
+    for verb in ("demo", "sites", "capture", "build", "merge", "info", "evaluate", "explain", "encode"):
         assert f"itda {verb}" in run(verb, "--help").replace("\n", " ")
     assert run("--version").strip() == "0.1.0"
 
@@ -90,6 +91,59 @@ def test_build_info_evaluate_explain_encode(run, built, place):
     assert len(Encoding.load(place / "codes")) == 100
     again = json.loads(run("encode", built, "--corpus", "texts.json", "--out", "codes", "--overwrite", "--json"))
     assert again["rows"] == sum(map(len, TEXTS))
+
+
+@pytest.fixture
+def workers():
+    """Workers that several commands share: to start them takes as long as the work."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def test_many_workers(run, built, place, workers):
+    text = ["--corpus", "texts.json"]
+    spread = ["--shards", 2, "--workers", 2]
+    asked = ["model", *text, "--site", "resid_post.1"]
+    said = run("build", *asked, "--atoms", 40, *spread, "--out", "many")
+    assert "40 atoms of width 16 from resid_post.1 of model" in said
+    assert "6 documents held out" in said
+    facts = json.loads(run("info", "many", "--json"))
+    assert facts["build"]["method"] == "merge"
+    assert facts["provenance"]["corpus_name"] == "texts.json less 0.1 held out"
+
+    report = json.loads(run("evaluate", "many", *text, *spread, "--json"))
+    alone = json.loads(run("evaluate", "many", *text, "--json"))
+    assert report["scores"]["fvu"] == pytest.approx(alone["scores"]["fvu"], rel=1e-5)
+    assert "100 codes, " in run("encode", "many", *text, "--tokens", 100, *spread, "--out", "many-codes")
+
+    said = run("capture", *asked, "--shards", 2, "--out", "many-store")
+    assert said.count("StoredActivations(") == 2
+    assert json.loads(run("capture", *asked, "--shards", 2, "--out", "many-store", "--json"))[1]["complete"]
+    for more in ([], ["--workers", 2]):
+        run("build", "--store", "many-store", "--atoms", 40, *more, "--out", "of-store", "--overwrite")
+    assert len(run("store", "ls", "many-store").splitlines()) >= 2
+    assert not list(place.glob("many*.checkpoint")) + list(place.glob("*.parts")) + list(place.glob("*.evaluation"))
+    assert "Leave out --shards" in run("build", "--store", "many-store", *spread, "--out", "no", code=2)
+    ray.shutdown()
+    assert "does not answer" in run("build", *asked, "--address", "127.0.0.1:1", "--out", "no", code=2)
+
+
+def test_merge(run, place):
+    for part in (0, 1):
+        (place / "half.json").write_text(json.dumps(TEXTS[part::2]))
+        run("build", "model", "--corpus", "half.json", "--site", "resid_post.1", "--atoms", 30, "--out", f"half-{part}")
+    run("capture", "model", "--corpus", "texts.json", "--site", "resid_post.1", "--out", "merge-store")
+    halves = ["half-0", "half-1", "--atoms", 40]
+    assert "the best of 60 atoms of 2 dictionaries" in run("merge", *halves, "--out", "merged")
+    facts = json.loads(run("merge", *halves, "--store", "merge-store", "--out", "merged", "--overwrite", "--json"))
+    assert (facts["atoms"], facts["build"]["method"]) == (40, "merge")
+    assert facts["build"]["options"]["rows"] > 1000
+    assert "merged exists" in run("merge", *halves, "--out", "merged", code=2)
+    assert "share documents" in run("merge", "half-0", "half-0", "--out", "twice", code=2)
+    assert "threshold for atoms" in run(
+        "merge", *halves, "--store", "merge-store", "--max-unexplained", 0.1, "--out", "no", code=2
+    )
 
 
 def test_build_says_what_it_did(run, place):

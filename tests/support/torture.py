@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from itda import Corpus, Dictionary, Store, build_from_activations
+from itda import Corpus, Dictionary, Store, build, build_from_activations, load_model
 
 ITDA = (sys.executable, "-m", "itda")
 SAVE = """
@@ -79,6 +79,11 @@ def victims(home: Path) -> dict[str, Victim]:
     for folder, atoms in ((one, 300), (other, 200)):
         stored = Store(store).open()
         build_from_activations(stored, atoms=atoms, steps=4, progress=False).save_pretrained(folder)
+    for part in (0, 1):
+        own = Corpus.from_texts(texts).parts(2)[part]
+        build(load_model(), own, site="resid_post.2", tokens=9000, atoms=900, progress=False).save_pretrained(
+            home / f"part {part}"
+        )
 
     def one_of_the_two(folder: Path) -> None:
         if (folder / "saved").exists():
@@ -87,17 +92,47 @@ def victims(home: Path) -> dict[str, Victim]:
     often = ["--every", "0"]
     sites = ["--site", "resid_post.1", "--site", "resid_post.2"]
     capture = [*ITDA, "capture", *corpus, *sites, *often]
-    build = [*ITDA, "build", *often]
+    building = [*ITDA, "build", *often]
     found = {
         "capture": Victim(lambda folder: [*capture, "--tokens", "30000", "--out", str(folder / "store")]),
         "capture from disk": Victim(
             lambda folder: [*capture, "--tokens", "9000", "--device", "disk", "--out", str(folder / "store")]
         ),
         "build": Victim(
-            lambda folder: [*build, *corpus, "--tokens", "20000", "--atoms", "600", "--out", str(folder / "built")]
+            lambda folder: [*building, *corpus, "--tokens", "20000", "--atoms", "600", "--out", str(folder / "built")]
         ),
         "build from a store": Victim(
-            lambda folder: [*build, "--store", str(store), "--atoms", "900", "--out", str(folder / "built")]
+            lambda folder: [*building, "--store", str(store), "--atoms", "900", "--out", str(folder / "built")]
+        ),
+        "merge": Victim(
+            lambda folder: [
+                *ITDA,
+                "merge",
+                str(home / "part 0"),
+                str(home / "part 1"),
+                "--atoms",
+                "900",
+                "--store",
+                str(store),
+                "--out",
+                str(folder / "merged"),
+            ]
+        ),
+        "build on workers": Victim(
+            lambda folder: [
+                *building,
+                *corpus,
+                "--tokens",
+                "8000",
+                "--atoms",
+                "300",
+                "--shards",
+                "2",
+                "--workers",
+                "2",
+                "--out",
+                str(folder / "built"),
+            ]
         ),
         "save": Victim(
             lambda folder: [sys.executable, "-c", SAVE, str(one), str(other), str(folder / "saved")], one_of_the_two

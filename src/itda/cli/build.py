@@ -67,6 +67,11 @@ def build(
     ] = None,
     entry: Annotated[str | None, typer.Option(help="Which capture of the store, by the beginning of its name.")] = None,
     every: common.Every = 60.0,
+    shards: common.Shards = None,
+    workers: common.Workers = None,
+    address: common.Address = None,
+    worker_cpus: common.WorkerCpus = 1,
+    worker_gpus: common.WorkerGpus = 0,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, not from a checkpoint.")] = False,
     overwrite: common.Overwrite = False,
     json: common.Json = False,
@@ -77,6 +82,7 @@ def build(
 
     Example: `itda build ./model --corpus stories.json --site resid_post.2 --atoms 1024 --out runs/l2`
     """
+    from itda import scale
     from itda.building import build_from_activations, build_many
     from itda.data import checkpoints
     from itda.data.files import check_free
@@ -93,28 +99,38 @@ def build(
         "atoms": atoms, "steps": steps, "method": method, "max_unexplained": max_unexplained,
         "max_cosine_gap": max_cosine_gap, "center": center, "block": block, "memory": memory,
     }  # fmt: skip
-    origin = ""
+    spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
     with common.plain_warnings():
         if store is not None:
             if corpus is not None or tokens is not None or (site and len(site) > 1):
                 raise OptionError(
                     "--store has activations of its own text. Leave out --corpus and --tokens, and name one --site."
                 )
+            if shards is not None:
+                raise OptionError("--store has as many shards as it was captured with. Leave out --shards.")
             stored = Store(store).open(next(iter(site or []), None), entry=entry)
-            built = {stored.site: build_from_activations(stored, checkpoint=checkpoint, every=every, **asked)}
             origin = f"store: {store}, {stored.name}"
+            if spread is None:
+                found = build_from_activations(stored, checkpoint=checkpoint, every=every, **asked)
+            else:
+                found = scale.build_stored(stored, folder=checkpoint, every=every, **asked, **spread)
+            built = {stored.site: found}
         else:
             texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
-            found = texts.summary
+            summary = texts.summary
             if held_out:
                 texts, _ = texts.split(held_out=held_out, seed=seed)
-            origin = f"text: {found}; {found.documents - len(texts):,} documents held out"
-            loaded = common.open_model(model, device, dtype, attention, tokenizer)
-            built = build_many(
-                loaded, texts, sites=site or [loaded.middle_site], tokens=tokens, seed=seed, window=window, bos=bos,
-                special_tokens=special_tokens, sinks=sinks, batch_size=batch_size, canonical=canonical,
-                checkpoint=checkpoint, every=every, **asked,
-            )  # fmt: skip
+            origin = f"text: {summary}; {summary.documents - len(texts):,} documents held out"
+            asked |= {
+                "tokens": tokens, "seed": seed, "window": window, "bos": bos, "special_tokens": special_tokens,
+                "sinks": sinks, "batch_size": batch_size, "canonical": canonical, "every": every,
+            }  # fmt: skip
+            if spread is None:
+                loaded = common.open_model(model, device, dtype, attention, tokenizer)
+                built = build_many(loaded, texts, sites=site or [loaded.middle_site], checkpoint=checkpoint, **asked)
+            else:
+                load = common.load_options(device, dtype, attention, tokenizer)
+                built = scale.build_many(model, texts, sites=site, folder=checkpoint, load=load, **asked, **spread)
     said: list[dict[str, Any]] = []
     for name, dictionary in built.items():
         folder = targets[name] if site else out

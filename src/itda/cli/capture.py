@@ -1,7 +1,7 @@
 """itda capture"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,11 @@ def capture(
     special_tokens: common.SpecialTokens = "drop",
     sinks: common.Sinks = "drop",
     every: common.Every = 60.0,
+    shards: common.Shards = None,
+    workers: common.Workers = None,
+    address: common.Address = None,
+    worker_cpus: common.WorkerCpus = 1,
+    worker_gpus: common.WorkerGpus = 0,
     device: common.Device = None,
     dtype: common.Dtype = None,
     attention: common.Attention = None,
@@ -46,6 +51,7 @@ def capture(
 
     Example: `itda capture ./model --corpus stories.json --site resid_post.2 --out store`
     """
+    from itda import scale
     from itda.capturing import capture as capture_to
     from itda.data.store import Store
 
@@ -53,17 +59,25 @@ def capture(
     texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
     if held_out:
         texts, _ = texts.split(held_out=held_out, seed=seed)
+    spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
+    asked: dict[str, Any] = {
+        "store": store, "dtype": store_dtype, "every": every, "tokens": tokens, "seed": seed, "window": window,
+        "bos": bos, "special_tokens": special_tokens, "sinks": sinks,
+    }  # fmt: skip
     with common.plain_warnings():
-        loaded = common.open_model(model, device, dtype, attention, tokenizer)
-        stored = capture_to(
-            loaded, texts, site or [loaded.middle_site], store=store, dtype=store_dtype, every=every, tokens=tokens,
-            seed=seed, window=window, bos=bos, special_tokens=special_tokens, sinks=sinks,
-        )  # fmt: skip
+        if spread is None:
+            loaded = common.open_model(model, device, dtype, attention, tokenizer)
+            stored = list(capture_to(loaded, texts, site or [loaded.middle_site], **asked).values())
+        else:
+            load = common.load_options(device, dtype, attention, tokenizer)
+            joined = scale.capture(model, texts, site, load=load, **asked, **spread)
+            stored = [part for one in (joined.values() if site else [joined]) for part in one.parts]
     if json:
-        common.print_json([entry.facts() for entry in stored.values()])
+        common.print_json([entry.facts() for entry in stored])
         return
-    for entry in stored.values():
+    for entry in stored:
         counts = entry.provenance.capture["counts"]
         print(f"{entry.folder}: {entry}")
         print(f"  {common.size(entry.size)}; left out {common.left_out(counts, special_tokens, sinks)}")
-    print(f"Next: itda build --store {out}{' --site SITE' if len(stored) > 1 else ''} --out DICTIONARY")
+    several = len({entry.site for entry in stored}) > 1
+    print(f"Next: itda build --store {out}{' --site SITE' if several else ''} --out DICTIONARY")

@@ -72,6 +72,19 @@ Every = Annotated[float, typer.Option(help="Seconds between two checkpoints.")]
 Seed = Annotated[int, typer.Option(help="Which documents and tokens are taken.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if itda wrote it before.")]
+Shards = Annotated[
+    int | None,
+    typer.Option(help="Cut the text into so many parts, for many workers (8); decides the result, as workers do not."),
+]
+Workers = Annotated[
+    int | None, typer.Option(help="Parts that are worked on at once, through Ray; by default what processors allow.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A Ray cluster, as HEAD:6379 or auto, that sees the same folders; else workers on this machine."),
+]
+WorkerCpus = Annotated[int, typer.Option(help="Processors of each worker.")]
+WorkerGpus = Annotated[float, typer.Option(help="GPUs of each worker.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
 
@@ -105,6 +118,22 @@ def open_model(
     from itda.models.loading import load_model
 
     return load_model(name, device=device, dtype=dtype, attention=attention, tokenizer=tokenizer)
+
+
+def scale_options(
+    shards: int | None, workers: int | None, address: str | None, cpus: int, gpus: float
+) -> dict[str, Any] | None:
+    """How work is spread over workers; None if nobody asked for that."""
+    if shards is None and workers is None and address is None:
+        return None
+    given = {"shards": shards, "workers": workers, "address": address, "cpus": cpus, "gpus": gpus}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load_options(device: str | None, dtype: str | None, attention: str | None, tokenizer: str | None) -> dict[str, Any]:
+    """How workers load a model."""
+    given = {"device": device, "dtype": dtype, "attention": attention, "tokenizer": tokenizer}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def open_both(

@@ -1,6 +1,6 @@
 """itda encode"""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,11 @@ def encode(
     encoding_errors: common.EncodingErrors = "strict",
     seed: common.Seed = 0,
     any_model: common.AnyModel = False,
+    shards: common.Shards = None,
+    workers: common.Workers = None,
+    address: common.Address = None,
+    worker_cpus: common.WorkerCpus = 1,
+    worker_gpus: common.WorkerGpus = 0,
     device: common.Device = None,
     dtype: common.Dtype = None,
     attention: common.Attention = None,
@@ -34,25 +39,30 @@ def encode(
 
     Example: `itda encode runs/l2 --corpus stories.json --out codes`
     """
+    from itda import scale
+    from itda.data import checkpoints
+    from itda.data.dictionary import Dictionary
     from itda.data.files import check_free
     from itda.encoding import encode as encode_corpus
 
     check_free(out, "encoding", overwrite=overwrite)
+    spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
+    parts = out.with_name(f"{out.name}.parts")
+    asked: dict[str, Any] = {
+        "tokens": tokens, "steps": steps, "seed": seed, "site": site, "check_model": not any_model, "memory": memory
+    }  # fmt: skip
     with common.plain_warnings():
-        dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
-        encoding = encode_corpus(
-            dictionary,
-            loaded,
-            texts,
-            tokens=tokens,
-            steps=steps,
-            seed=seed,
-            site=site,
-            check_model=not any_model,
-            memory=memory,
-        )
+        if spread is None:
+            dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
+            texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
+            encoding = encode_corpus(dictionary, loaded, texts, **asked)
+        else:
+            dictionary = Dictionary.from_pretrained(str(folder))
+            name, load = model or dictionary.model_id, common.load_options(device, dtype, attention, tokenizer)
+            texts = common.open_corpus(corpus, name, split_on, text_field, encoding_errors)
+            encoding = scale.encode(dictionary, name, texts, folder=parts, load=load, **asked, **spread)
     encoding.save(out, overwrite=overwrite)
+    checkpoints.remove(parts)
     facts = {
         "folder": str(out),
         "rows": len(encoding),

@@ -1,7 +1,7 @@
 """itda evaluate"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,11 @@ def evaluate(
     encoding_errors: common.EncodingErrors = "strict",
     seed: common.Seed = 0,
     any_model: common.AnyModel = False,
+    shards: common.Shards = None,
+    workers: common.Workers = None,
+    address: common.Address = None,
+    worker_cpus: common.WorkerCpus = 1,
+    worker_gpus: common.WorkerGpus = 0,
     device: common.Device = None,
     dtype: common.Dtype = None,
     attention: common.Attention = None,
@@ -40,25 +45,40 @@ def evaluate(
 
     Example: `itda evaluate runs/l2 --corpus stories.json`
     """
+    from itda import scale
+    from itda.data import checkpoints
     from itda.data.dictionary import Dictionary
     from itda.data.store import Store
     from itda.evaluation import evaluate as evaluate_on
     from itda.evaluation import evaluate_activations
 
+    spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
+    asked: dict[str, Any] = {
+        "tokens": tokens, "steps": steps, "baselines": baselines, "seed": seed, "site": site,
+        "check_model": not any_model, "memory": memory,
+    }  # fmt: skip
     with common.plain_warnings():
         if store is not None:
-            if corpus is not None:
-                raise OptionError("--store holds activations of its own text. Leave out --corpus.")
+            if corpus is not None or spread is not None:
+                raise OptionError(
+                    "--store holds activations of its own text, and no model is run. Leave out --corpus, --shards, "
+                    "--workers and --address."
+                )
             dictionary = Dictionary.from_pretrained(str(folder))
             stored = Store(store).open(site or (dictionary.site if dictionary.provenance else None), entry=entry)
             report = evaluate_activations(dictionary, stored, steps=steps, seed=seed, memory=memory)
-        else:
+        elif spread is None:
             dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
             texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
-            report = evaluate_on(
-                dictionary, loaded, texts, tokens=tokens, steps=steps, baselines=baselines, seed=seed,
-                site=site, check_model=not any_model, memory=memory,
-            )  # fmt: skip
+            report = evaluate_on(dictionary, loaded, texts, **asked)
+        else:
+            dictionary = Dictionary.from_pretrained(str(folder))
+            name, load = model or dictionary.model_id, common.load_options(device, dtype, attention, tokenizer)
+            texts = common.open_corpus(corpus, name, split_on, text_field, encoding_errors)
+            parts = folder.with_name(f"{folder.name}.evaluation") if folder.is_dir() else None
+            report = scale.evaluate(dictionary, name, texts, folder=parts, load=load, **asked, **spread)
+            if parts is not None:
+                checkpoints.remove(parts)
     if json:
         common.print_json(report.to_json())
     else:

@@ -57,6 +57,17 @@ class RowsOnDisk(ABC):
         """The place in the model."""
         return self.provenance.site
 
+    def sample(self, size: int) -> Tensor:
+        """At most so many of the rows, evenly over all, float32 (n, D).
+
+        Raises: FormatError as `blocks`.
+        """
+        stride, seen, found = max(1, -(-len(self) // size)), 0, [torch.empty(0, self.width)]
+        for block in self.blocks(_MANY_ROWS):
+            found.append(block.rows[-seen % stride :: stride])
+            seen += len(block.rows)
+        return torch.cat(found)
+
     @cached_property
     def _all(self) -> Block:
         parts = list(self.blocks(_MANY_ROWS))

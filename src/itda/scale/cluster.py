@@ -6,7 +6,8 @@ import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from itda.errors import ClusterError, ItdaError, MissingExtraError, OptionError
@@ -106,7 +107,7 @@ class Cluster:
             while waiting or running:
                 while waiting and len(running) < self.workers:
                     number = waiting.pop()
-                    running[remote.remote(sent, number, options.cpus)] = number
+                    running[remote.remote(sent, number, options.cpus, str(Path.cwd()))] = number
                 ready, _ = self._ray.wait(list(running))
                 number = running.pop(ready[0])
                 yield number, self._result(ready[0], number)
@@ -137,11 +138,13 @@ class Cluster:
             self._ray.wait(running, num_returns=len(running), timeout=_STOP_SECONDS)
 
 
-def _do(work: Work[Result], number: int, threads: int) -> tuple[Result, list[str]]:
+def _do(work: Work[Result], number: int, threads: int, place: str) -> tuple[Result, list[str]]:
     """What a worker runs: the work, and what itda warned of."""
     import torch
 
     torch.set_num_threads(threads)
+    with suppress(OSError):
+        os.chdir(place)  # relative paths mean the same as here
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = work(number)

@@ -19,6 +19,10 @@ from itda.scale.tasks import ModelSource, Surveyed, SurveyPart
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[ScaleOptions, dict[str, Any]]:
+    """How work is spread, among some options, and the others.
+
+    Raises: OptionError.
+    """
     own = set(ScaleOptions.__dataclass_fields__)
     how = ScaleOptions(**{name: value for name, value in options.items() if name in own})
     return how, {name: value for name, value in options.items() if name not in own}
@@ -50,6 +54,7 @@ def surveyed(
 
 
 def mapped(cluster: Cluster, work: Work[Any], numbers: Sequence[int], what: str, progress: bool) -> dict[int, Any]:
+    """Do work for some parts, with a bar; number -> what came of it."""
     found = {}
     with progress_bars.bar(f"{what}, parts", len(numbers), show=progress) as advance:
         for number, value in cluster.map(work, numbers):
@@ -60,6 +65,10 @@ def mapped(cluster: Cluster, work: Work[Any], numbers: Sequence[int], what: str,
 
 @contextmanager
 def results_in(folder: str | Path | None, how: ScaleOptions, run: Mapping[str, Any]) -> Iterator[Results]:
+    """Where parts leave their results: the folder that was given, or one that goes with the context.
+
+    Raises: OptionError if other machines would need one; MismatchError if it has those of another run.
+    """
     if folder is None:
         if how.address is not None:
             raise OptionError("Workers on other machines need a folder that all of them can write: give folder=.")
