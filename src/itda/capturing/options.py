@@ -1,8 +1,9 @@
 """How activations are taken from a model."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from itda.errors import OptionError
 from itda.options import one_of, whole
@@ -24,8 +25,9 @@ class CaptureOptions:
     """Rows whose norm is far above the median: attention sinks, 100 to 1000 times the rest in many models."""
     sink_ratio: float = 10.0
     """How many times the median norm of the site makes a sink."""
-    sink_norm: float | None = None
-    """The norm above which a row is a sink, where it is known already; found from `sink_ratio` by default."""
+    sink_norm: float | Mapping[str, float] | None = None
+    """The norm above which a row is a sink, where it is known already, for all sites or by site; found from
+    `sink_ratio` by default."""
     batch_size: int = 32
     """Windows in one forward pass where `canonical` is off; it makes no difference otherwise."""
     canonical: bool = True
@@ -42,8 +44,17 @@ class CaptureOptions:
             one_of(name, getattr(self, name), ("drop", "keep"))
         one_of("padding_side", self.padding_side, ("right", "left"))
         whole("seed", self.seed, least=0)
-        for name, least in (("sink_ratio", 1), ("sink_norm", 0)):
-            value = getattr(self, name)
-            number = isinstance(value, int | float) and math.isfinite(value) and value > least
-            if not number and not (name == "sink_norm" and value is None):
-                raise OptionError(f"{name} must be a finite number above {least}. Got {value!r} instead.")
+        _above("sink_ratio", self.sink_ratio, 1)
+        norms = self.sink_norm.values() if isinstance(self.sink_norm, Mapping) else [self.sink_norm]
+        for norm in norms:
+            if norm is not None:
+                _above("sink_norm", norm, 0)
+
+    def sink_norm_of(self, site: str) -> float | None:
+        """The norm above which a row of a site is a sink, if it is known."""
+        return self.sink_norm.get(site) if isinstance(self.sink_norm, Mapping) else self.sink_norm
+
+
+def _above(name: str, value: Any, least: float) -> None:
+    if not isinstance(value, int | float) or not math.isfinite(value) or value <= least:
+        raise OptionError(f"{name} must be a finite number above {least}. Got {value!r} instead.")

@@ -101,10 +101,17 @@ class Capture:
             capture={
                 **asdict(self.options),
                 "window": self.length,
+                "sink_norm": self.options.sink_norm_of(site),
                 # What decides the bits; a batch size that decides nothing must not change the file
                 "batch_size": self._windows_a_pass,
             },
         )
+
+    def sink_norms(self) -> dict[str, float]:
+        """The norm above which a row is a sink, by site; for a model on disk those that are known already."""
+        for stage in () if self.model.on_disk else stages(self.model, self.sites, None):
+            self._find_sink_norms(stage)
+        return {name: position.sink_norm for name, position in self.positions.items() if position.sink_norm is not None}
 
     def provenance(self, site: str) -> Provenance:
         """Where the rows of a site come from, with what was found out so far."""
@@ -225,10 +232,11 @@ class Capture:
 
     def _find_sink_norms(self, stage: Stage) -> None:
         """The norm above which an activation is a sink, from the first windows of the corpus."""
+        for site in stage.sites:
+            position = self.positions[site.name]
+            position.sink_norm = position.sink_norm or self.options.sink_norm_of(site.name)
         unknown = [site for site in stage.sites if self.positions[site.name].sink_norm is None]
-        if self.options.sink_norm is not None or not unknown:
-            for site in unknown:
-                self.positions[site.name].sink_norm = self.options.sink_norm
+        if not unknown:
             return
         norms: dict[str, list[Tensor]] = {site.name: [] for site in unknown}
         passes = math.ceil(_CALIBRATION_WINDOWS / self._windows_a_pass)

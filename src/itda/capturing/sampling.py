@@ -1,7 +1,7 @@
 """Which documents, windows and tokens are taken when not all are wanted: evenly, and the same for the same seed."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ from itda.models.loading import Model
 from itda.models.tokenizing import TokenWindow
 
 Item = TypeVar("Item")
+Key = TypeVar("Key")
 _TEXTS_AT_ONCE = 64  # handed to the tokenizer together
 
 
@@ -37,7 +38,7 @@ def number(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest())
 
 
-def spread(total: int, sizes: dict[str, int]) -> dict[str, int]:
+def spread(total: int, sizes: Mapping[Key, int]) -> dict[Key, int]:
     """Share `total` rows evenly over documents, none giving more than it has; the first get what is left over."""
     shares = dict.fromkeys(sizes, 0)
     open_ids = list(sizes)

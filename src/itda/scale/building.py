@@ -74,14 +74,14 @@ def build_many(
         "build": request.facts(), "capture": asdict(options_of_capture),
     }  # fmt: skip
     with connected(how) as cluster, results_in(folder, how, run) as kept:
-        found, shares = surveyed(cluster, source, parts, places, options_of_capture, tokens)
-        rows = tokens or sum(part.rows for part in found)
+        survey = surveyed(cluster, source, parts, places, options_of_capture, tokens)
+        width, rows = survey.width, survey.rows
         work = BuildPart(
-            model=source, parts=parts, sites=tuple(found[0].sites), capture=options_of_capture, tokens=shares,
-            request=_for_a_part(request, found[0].width, rows, how.shards), folder=kept.folder, every=every,
+            model=source, parts=parts, sites=survey.sites, capture=survey.capture, tokens=survey.shares,
+            request=_for_a_part(request, width, rows, how.shards), folder=kept.folder, every=every,
         )  # fmt: skip
         mapped(cluster, work, kept.missing(range(how.shards)), "build", progress)
-        return {name: _merged(kept.folder, how.shards, name, request, found[0].width, rows) for name in found[0].sites}
+        return {name: _merged(kept.folder, how.shards, name, request, width, rows) for name in survey.sites}
 
 
 def build_stored(

@@ -55,9 +55,9 @@ def capture(
     source, parts = ModelSource.of(model, load), corpus.parts(how.shards, tokens=tokens)
     options_of_capture = checked(CaptureOptions, rest)
     with connected(how) as cluster:
-        _, shares = surveyed(cluster, source, parts, sites, options_of_capture, tokens)
+        survey = surveyed(cluster, source, parts, sites, options_of_capture, tokens)
         work = CapturePart(
-            model=source, parts=parts, sites=sites, capture=options_of_capture, tokens=shares,
+            model=source, parts=parts, sites=survey.sites, capture=survey.capture, tokens=survey.shares,
             store=place.folder.resolve(), dtype=dtype, every=every,
         )  # fmt: skip
         found = mapped(cluster, work, range(how.shards), "capture", progress)
@@ -101,7 +101,7 @@ def encode(
         if tokens is not None:
             asked = capture_options_of(dictionary, {**of_capture, "seed": seed})
             site = dictionary.site if dictionary.provenance else rest.get("site")
-            _, shares = surveyed(cluster, source, parts, (site,) if site else None, asked, tokens)
+            shares = surveyed(cluster, source, parts, (site,) if site else None, asked, tokens).shares
         work = EncodePart(
             model=source, parts=parts, dictionary=dictionary, options={**rest, "seed": seed}, tokens=shares,
             folder=kept.folder,

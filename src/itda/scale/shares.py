@@ -3,8 +3,9 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from itda import progress as progress_bars
 from itda.capturing import CaptureOptions
@@ -15,7 +16,7 @@ from itda.options import whole
 from itda.scale.cluster import Cluster, Work
 from itda.scale.options import ScaleOptions
 from itda.scale.results import Results
-from itda.scale.tasks import ModelSource, Surveyed, SurveyPart
+from itda.scale.tasks import ModelSource, SurveyPart
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[ScaleOptions, dict[str, Any]]:
@@ -28,6 +29,20 @@ def split_options(options: Mapping[str, Any]) -> tuple[ScaleOptions, dict[str, A
     return how, {name: value for name, value in options.items() if name not in own}
 
 
+class Survey(NamedTuple):
+    """What the parts have, and what each gives."""
+
+    sites: tuple[str, ...]
+    width: int
+    """Of the model's residual stream."""
+    rows: int
+    """That are taken of all parts together."""
+    shares: tuple[int | None, ...]
+    """Rows that each part gives; all it has for None."""
+    capture: CaptureOptions
+    """With one norm for all parts above which a row is a sink."""
+
+
 def surveyed(
     cluster: Cluster,
     model: ModelSource,
@@ -35,22 +50,24 @@ def surveyed(
     sites: tuple[str, ...] | None,
     options: CaptureOptions,
     tokens: int | None,
-) -> tuple[list[Surveyed], tuple[int | None, ...]]:
-    """What there is in each part, and how many tokens each gives: evenly, as far as they have so many."""
-    work = SurveyPart(model=model, parts=parts, sites=sites, capture=options)
-    by_number = dict(cluster.map(work, range(len(parts))))
-    found = [by_number[number] for number in range(len(parts))]
-    if tokens is None:
-        return found, (None,) * len(parts)
-    whole("tokens", tokens, least=len(parts))
-    there = sum(part.rows for part in found)
-    if tokens > there:
+) -> Survey:
+    """Look at all parts, and share out the tokens: evenly, as far as parts have so many.
+
+    Raises: CorpusError, OptionError; as `Cluster.map`.
+    """
+    if tokens is not None:
+        whole("tokens", tokens, least=len(parts))
+    by_number = dict(cluster.map(SurveyPart(model=model, parts=parts, sites=sites, capture=options), range(len(parts))))
+    first, there = by_number[0], {number: by_number[number].rows for number in range(len(parts))}
+    rows = sum(there.values())
+    if tokens is not None and tokens > rows:
         raise CorpusError(
-            f"The corpus has {there:,} tokens to take. Got tokens={tokens:,}; ask for fewer, leave tokens out to take "
+            f"The corpus has {rows:,} tokens to take. Got tokens={tokens:,}; ask for fewer, leave tokens out to take "
             "all, or add text."
         )
-    shares = spread(tokens, {str(number): part.rows for number, part in enumerate(found)})
-    return found, tuple(shares.values())
+    capture = options if options.sink_norm is not None else replace(options, sink_norm=first.sink_norms or None)
+    shares = tuple(None for _ in parts) if tokens is None else tuple(spread(tokens, there).values())
+    return Survey(tuple(first.sites), first.width, tokens or rows, shares, capture)
 
 
 def mapped(cluster: Cluster, work: Work[Any], numbers: Sequence[int], what: str, progress: bool) -> dict[int, Any]:

@@ -61,6 +61,8 @@ class Surveyed(NamedTuple):
     sites: list[str]
     width: int
     """Of the model's residual stream."""
+    sink_norms: dict[str, float]
+    """Those of the first part: one norm for all, found once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +91,11 @@ class SurveyPart(OfSites):
     """Count what there is to take."""
 
     def __call__(self, number: int) -> Surveyed:
-        """Rows of all tokens, sites and width."""
+        """Rows of all tokens, sites, width, and what is a sink."""
         model = self.model.open()
         run = Capture(model, self.parts[number], self.names(model), replace(self.capture, tokens=None))
-        return Surveyed(run.total, [site.name for site in run.sites], model.width)
+        norms = run.sink_norms() if number == 0 else {}
+        return Surveyed(run.total, [site.name for site in run.sites], model.width, norms)
 
 
 @dataclass(frozen=True, kw_only=True)
