@@ -4,12 +4,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCHMARKS := $(filter-out %bench_gpu.py,$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup demo test torture lint format bench docs clean
+.PHONY: help setup demo test torture fuzz soak lint format bench docs clean
 
 help:
 	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
 	@echo "make test   set up, then run the tests; real models are read from ITDA_TEST_DATA (default ../shared/data)"
 	@echo "make lint   style, types and layers        make docs   write the generated pages of docs/"
+	@echo "make torture, make fuzz, make soak   a hundred kills; 100,000 damaged files; half an hour in one process"
 	@echo "make bench  every benchmark; tables on the terminal, numbers in benchmarks/results"
 
 $(READY): pyproject.toml constraints.txt
@@ -28,6 +29,13 @@ test: $(READY)
 
 torture: $(READY)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/torture.py 100
+
+fuzz: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt atheris
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/fuzz.py 100000
+
+soak: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/soak.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

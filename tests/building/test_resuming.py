@@ -72,7 +72,7 @@ def test_goes_on_to_the_same_bytes(model, corpus, tmp_path, blocks, how):
 
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_a_build_from_rows_goes_on_too(tmp_path, blocks, monkeypatch):
-    monkeypatch.setattr("itda.building._ROWS_AT_ONCE", 300)
+    monkeypatch.setattr("itda.building.running._ROWS_AT_ONCE", 300)
     rows, _ = coherent(2000, 24, 10)
     options = {"atoms": 80, "steps": 4, "progress": False}
     whole = itda.build_from_activations(rows, **options)

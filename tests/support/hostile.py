@@ -100,11 +100,10 @@ def resigned_index(folder: Path) -> bytes:
     return b"".join(lines)
 
 
-def attack(original: Path, folder: Path, load: Callable[[Path], Any], seed: int) -> None:
+def attack(original: Path, folder: Path, load: Callable[[Path], Any], random_: random.Random) -> None:
     """Load a forged copy of a folder; whatever but an error of ours comes out is raised."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(original, folder)
-    random_ = random.Random(seed)
     for _ in range(random_.choice((1, 1, 1, 2, 3))):
         forge(folder, random_)
     with suppress(ItdaError):

@@ -143,7 +143,7 @@ class Builder(ABC):
         return True
 
     def state(self) -> State:
-        """All that `restore` needs to go on, as tensors."""
+        """All that `restore` needs to go on, as tensors; good until the next update."""
         state: State = {
             "atoms": self.prepared.atoms.clone(),
             "norms": torch.cat(self._norms),

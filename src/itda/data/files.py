@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 import psutil
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from itda.errors import FormatError, ItdaError, OutputError
@@ -82,9 +83,7 @@ def write_folder(
     with replaced_folder(folder) as draft:
         checksums = {}
         for name, tensors in files.items():
-            content = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
-            checksums[f"{name}.safetensors"] = hashlib.sha256(content).hexdigest()
-            _write_bytes(draft / f"{name}.safetensors", content)
+            checksums[f"{name}.safetensors"] = _write_tensors(draft / f"{name}.safetensors", tensors)
         manifest = {"format": f"itda.{kind}", "version": FORMAT_VERSION, "files": checksums, **facts}
         _write_bytes(draft / MANIFEST, _manifest_bytes(manifest))
     return folder
@@ -302,6 +301,26 @@ def _write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_tensors(path: Path, tensors: Tensors) -> str:
+    """Write a safetensors file without a copy of it in memory; its SHA-256."""
+    plain: Tensors = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        plain[name] = tensor.detach().cpu().contiguous()
+        place = plain[name].untyped_storage().data_ptr()
+        if place in memory:  # the format knows no tensors that share memory
+            plain[name] = plain[name].clone()
+        memory.add(place)
+    try:
+        save_file(plain, path)
+    except SafetensorError as error:  # how it says that the disk is full
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_bytes(path: Path) -> bytes:

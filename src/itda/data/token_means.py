@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_AT_ONCE = 1024  # tokens
+
 
 @dataclass(frozen=True, eq=False)
 class TokenMeans:
@@ -59,11 +61,13 @@ class TokenMeansAccumulator:
 
     def _places(self, token_ids: Tensor) -> Tensor:
         """Where the sums of some different tokens are, after making room for those that are new."""
+        before = len(self._place)
         places = torch.tensor([self._place.setdefault(token, len(self._place)) for token in token_ids.tolist()])
-        if len(self._place) > len(self._sums):
-            grown = max(len(self._place), 2 * len(self._sums))
-            self._sums = torch.cat([self._sums, self._sums.new_zeros((grown - len(self._sums), self._sums.shape[1]))])
-            self._counts = torch.cat([self._counts, self._counts.new_zeros(grown - len(self._counts))])
+        size = len(self._place)
+        if size > len(self._sums):
+            capacity = max(size, 2 * len(self._sums))
+            self._sums, self._counts = _grown(self._sums, before, capacity), _grown(self._counts, before, capacity)
+        self._sums[before:size], self._counts[before:size] = 0, 0
         return places
 
     def finish(self) -> TokenMeans | None:
@@ -73,20 +77,35 @@ class TokenMeansAccumulator:
             return None
         ids = torch.tensor(list(self._place))
         order = torch.argsort(ids)  # the order of first appearance depends on how the rows were cut
-        sums, counts = self._sums[order], self._counts[order]
-        overall = (sums.sum(0) / counts.sum()).float()
-        return TokenMeans(ids[order], counts, (sums / counts[:, None] - overall).bfloat16(), overall)
+        counts = self._counts[order]
+        total = self._sums.new_zeros(self._sums.shape[1])
+        for places in torch.split(order, _AT_ONCE):
+            total += self._sums[places].sum(0)
+        overall = (total / counts.sum()).float()
+        # A part at a time: of a large vocabulary, sums are the most that a build keeps in memory
+        offsets = torch.empty((size, self._sums.shape[1]), dtype=torch.bfloat16)
+        for first in range(0, size, _AT_ONCE):
+            part = slice(first, first + _AT_ONCE)
+            offsets[part] = (self._sums[order[part]] / counts[part, None] - overall).bfloat16()
+        return TokenMeans(ids[order], counts, offsets, overall)
 
     def state(self) -> dict[str, Tensor]:
-        """All that `restore` needs."""
+        """All that `restore` needs, until the next update: no copy is made of the sums."""
         size = len(self._place)
         return {
             "token_ids": torch.tensor(list(self._place), dtype=torch.int64),
-            "sums": self._sums[:size].clone(),
-            "counts": self._counts[:size].clone(),
+            "sums": self._sums[:size],
+            "counts": self._counts[:size],
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from `state`."""
         self._place = {token: place for place, token in enumerate(state["token_ids"].tolist())}
         self._sums, self._counts = state["sums"].clone(), state["counts"].clone()
+
+
+def _grown(values: Tensor, used: int, size: int) -> Tensor:
+    """With room behind, which takes no memory until it is written to."""
+    grown = values.new_empty((size, *values.shape[1:]))
+    grown[:used] = values[:used]
+    return grown

@@ -76,7 +76,22 @@ class Tally:
             tally.sums = DocumentSums.of(facts["documents"], columns)
             tally.left_out, tally.names, tally.route = Counter(facts["left_out"]), facts["names"], facts["route"]
             tally.unexplained, tally.usage = [tensors["rows"]["unexplained"]], tensors["rows"]["usage"]
+            tally.check()
         return tally
+
+    def check(self) -> None:
+        """Refuse sums that no measurement gives.
+
+        Raises: KeyError, TypeError or ValueError.
+        """
+        table = self.sums.table()
+        if any(len(column) != len(self.sums) for column in table.values()):
+            raise ValueError("its columns are not of the same documents")
+        if self.usage.ndim != 1 or any(part.ndim != 1 for part in self.unexplained):
+            raise ValueError("its rows are no rows")
+        one = {name: np.ones_like(column[0]) for name, column in table.items()}
+        for name in self.names:
+            vars(_scores(one, name)), vars(_scores(one, OWN, f", {EVERY}"))
 
     def report(self, *, model: str, site: str, excluded: int, resamples: int, seed: int) -> Report:
         """Everything, once all windows are taken."""

@@ -36,7 +36,9 @@ class Results:
         try:
             if (self.folder / files.MANIFEST).exists():
                 there = files.read_manifest(self.folder, _KIND)
-                checkpoints.check_same_run(there["run"], self._run, self.folder)
+                with files.parsing(self.folder):
+                    run = dict(there["run"])
+                checkpoints.check_same_run(run, self._run, self.folder)
             else:
                 files.write_manifest(self.folder, _KIND, {"run": self._run})
         except (FormatError, MismatchError):
