@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from itda.building import allocator
 from itda.building.options import BuildOptions
 from itda.data.dictionary import BuildRecord, Dictionary, library_versions
 from itda.data.provenance import Provenance
@@ -26,6 +27,7 @@ State = dict[str, Tensor]
 _AT_ONCE = 1024  # rows whose correlations with the atoms are computed together, at most
 _AT_ONCE_BYTES = 64 * 2**20
 _HELD_BACK = 1024  # rows in which a builder can make good what fewer rows than expected have cost it
+_TIDY_ROWS = 32_768  # after so many, memory that is free goes back to the system
 _SAMPLE_ROWS = 8192  # the most on which usage is counted at the end
 
 
@@ -229,6 +231,8 @@ class Builder(ABC):
         self._sample.update(rows[:done])
         if sources.named:
             self._token_means.update(rows[:done], sources.token_id[:done])
+        if self.rows_seen // _TIDY_ROWS > (self.rows_seen - done) // _TIDY_ROWS:
+            allocator.tidy()
         self._waiting_rows = rows[done:].clone()
         self._waiting_sources = sources.select(torch.arange(done, len(rows)))
 

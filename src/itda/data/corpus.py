@@ -63,6 +63,13 @@ class Part:
     tokens: int | None = None
     """Rows that are wanted of the whole; None for all."""
 
+    def __post_init__(self) -> None:
+        numbers = (self.number, self.count, 0 if self.tokens is None else self.tokens)
+        if not all(type(number) is int for number in numbers) or not 0 <= self.number < self.count:
+            raise ValueError(f"part {self.number!r} of {self.count!r}")
+        if not isinstance(self.corpus, str) or not isinstance(self.name, str):
+            raise TypeError("the corpus of a part needs a name and a fingerprint")
+
 
 class Corpus:
     """An ordered collection of documents that can be read again and again.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Self
 
-from itda.data import provenance
+from itda.data import files, provenance
 from itda.data.activations import Block
 from itda.data.entries import RowsOnDisk, StoredActivations
 from itda.errors import MismatchError
@@ -30,7 +30,8 @@ class JoinedActivations(RowsOnDisk):
                     f"as {first.dtype}. Capture both alike."
                 )
         self.width = first.width
-        self.provenance = provenance.joined([part.provenance for part in self.parts])
+        with files.parsing(first.folder):
+            self.provenance = provenance.joined([part.provenance for part in self.parts])
         self.documents = tuple(document for part in self.parts for document in part.documents)
 
     def __len__(self) -> int:

@@ -38,7 +38,8 @@ class Provenance:
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`."""
         part = Part(**fields["part"]) if fields["part"] else None
-        return cls(**{**fields, "model": ModelRecord.from_dict(fields["model"]), "part": part})
+        model, capture = ModelRecord.from_dict(fields["model"]), dict(fields["capture"])
+        return cls(**{**fields, "model": model, "capture": capture, "part": part})
 
     def check_alike(self, other: "Provenance", what: str, others: str) -> None:
         """Refuse activations that were not made in the same way from other text.
