@@ -15,7 +15,6 @@ from itda.data.sources import Source, printable
 from itda.data.text_files import clean
 from itda.errors import CorpusError, OptionError
 from itda.models import tokenizing
-from itda.models.hooks import read
 from itda.models.loading import Model, checked_model
 from itda.pursuit import Coding
 
@@ -164,7 +163,7 @@ def explain(
     place = model.site(where)
     tokens: list[ExplainedToken] = []
     for part in parts:
-        values = read(model.module, tokenizing.batch(model, [part], length=None), [place])[place.name][0].float()
+        values = model.read(tokenizing.batch(model, [part], length=None), [place])[place.name][0].float()
         keep = decomposed(part, values, captured)
         codes = dictionary.encode(values.cpu(), steps=steps, coding=coding, backend=backend)
         for index, kept in enumerate(keep.tolist()):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from itda.capturing.hidden_states import HiddenStates
 from itda.models.by_layer import Layers
-from itda.models.hooks import Inputs, read
+from itda.models.hooks import Inputs
 from itda.models.loading import Model
 from itda.models.sites import Site
 
@@ -29,10 +29,10 @@ class Stage(Protocol):
 
 
 class WholePass:
-    """The model in memory: one pass gives all sites."""
+    """The model in memory, or on other machines: one pass gives all sites."""
 
     def __init__(self, model: Model, sites: Sequence[Site]) -> None:
-        self._module, self.sites = model.module, sites
+        self._model, self.sites = model, sites
 
     def wants(self, index: int) -> bool:
         """See `Stage.wants`."""
@@ -40,7 +40,7 @@ class WholePass:
 
     def read(self, index: int, inputs: Inputs, due: Sequence[Site]) -> dict[str, Tensor]:
         """See `Stage.read`."""
-        return read(self._module, inputs, due)
+        return self._model.read(inputs, due)
 
 
 class LayerPass:

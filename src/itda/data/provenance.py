@@ -36,9 +36,14 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`.
+
+        Raises: KeyError, TypeError or ValueError for other fields than that gives.
+        """
         part = Part(**fields["part"]) if fields["part"] else None
         model, capture = ModelRecord.from_dict(fields["model"]), dict(fields["capture"])
+        if not all(isinstance(fields[name], str) for name in ("site", "corpus", "corpus_name")):
+            raise TypeError("site and corpus must be text")
         return cls(**{**fields, "model": model, "capture": capture, "part": part})
 
     def check_alike(self, other: "Provenance", what: str, others: str) -> None:

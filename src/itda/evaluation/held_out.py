@@ -17,7 +17,6 @@ from itda.evaluation.replacements import Replacements, random_atoms
 from itda.evaluation.report import Report
 from itda.explaining import place_of
 from itda.models import tokenizing
-from itda.models.hooks import read
 from itda.models.loading import Model
 from itda.models.losses import divergence, next_token_loss, predict
 from itda.models.tokenizing import TokenWindow
@@ -151,7 +150,7 @@ class _Pass:
     def take(self, group: Sequence[tuple[Document, TokenWindow]]) -> None:
         """Measure one batch of windows."""
         inputs = tokenizing.batch(self.model, [window for _, window in group], length=self.length)
-        values = read(self.model.module, inputs, [self.place])[self.place.name]
+        values = self.model.read(inputs, [self.place])[self.place.name]
         real = inputs["attention_mask"].bool()
         rows = finite(values[real].float().cpu(), f"The activations at {self.place.name!r}")
         sizes = real.sum(1).tolist()

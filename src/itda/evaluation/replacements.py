@@ -10,7 +10,6 @@ from torch import Tensor
 from itda.capturing import decomposed, in_groups
 from itda.data.dictionary import Dictionary
 from itda.models import tokenizing
-from itda.models.hooks import read
 from itda.models.loading import Model
 from itda.pursuit import Coding, Prepared, prepare, pursue, rebuild
 
@@ -41,7 +40,7 @@ def random_atoms(
         parts = [cut[0] for cut in tokenizing.windows(model, texts, length=length, bos=captured.get("bos")) if cut]
         if not parts:
             continue
-        values = read(model.module, tokenizing.canonical_batch(model, parts, length=length), [place])[site]
+        values = model.read(tokenizing.canonical_batch(model, parts, length=length), [place])[site]
         for row, part in enumerate(parts):
             own = values[row, : len(part)].float().cpu()
             keep = torch.nonzero(decomposed(part, own, captured))[:, 0].numpy()

@@ -102,8 +102,15 @@ class ModelRecord:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**fields)
+        """The inverse of `dataclasses.asdict`.
+
+        Raises: TypeError or ValueError for other fields than that gives.
+        """
+        record = cls(**{**fields, "settings": dict(fields["settings"])})
+        texts = (record.id, record.config, record.tokenizer, record.files or "", record.parameters or "")
+        if not all(isinstance(text, str) for text in (*texts, *record.settings, *record.settings.values())):
+            raise TypeError("the record of a model holds something else than text")
+        return record
 
 
 def _short(record: ModelRecord) -> str:

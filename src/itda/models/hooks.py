@@ -44,7 +44,7 @@ def read(module: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str, 
 
     def keep(site: Site, value: Tensor) -> None:
         # A copy: some models add to these very tensors later in the pass.
-        found.setdefault(site.name, _per_token(value, inputs, site).detach().clone())
+        found.setdefault(site.name, per_token(value, inputs, site).detach().clone())
         if len(found) == len(sites):
             raise _Enough
 
@@ -68,7 +68,7 @@ def editing(module: nn.Module, site: Site, change: Callable[[Tensor], Tensor], i
     """While open, the activations (B, T, D) at a site are what `change` makes of them."""
 
     def replace(place: Site, value: Tensor) -> Tensor:
-        changed = change(_per_token(value, inputs, place))
+        changed = change(per_token(value, inputs, place))
         return changed.to(value.dtype).reshape(value.shape)
 
     handle = _attach(module, site, replace)
@@ -103,7 +103,11 @@ def _attach(module: nn.Module, site: Site, use: Callable[[Site, Tensor], Tensor 
     return target.register_forward_hook(after)
 
 
-def _per_token(value: Tensor, inputs: Inputs, site: Site) -> Tensor:
+def per_token(value: Tensor, inputs: Inputs, site: Site) -> Tensor:
+    """The value as (B, T, D).
+
+    Raises: SiteError if it does not have one row per token.
+    """
     batch, tokens = inputs["input_ids"].shape
     if value.ndim == 2 and len(value) == batch * tokens:  # some MLPs and routers see one long list of tokens
         return value.view(batch, tokens, -1)

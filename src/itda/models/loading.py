@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import shutil
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import nn
 from itda.errors import MissingExtraError, ModelError
 from itda.models import fingerprints
 from itda.models.by_layer import is_on_disk
-from itda.models.hooks import inference, read
+from itda.models.hooks import Inputs, inference, read
 from itda.models.sites import Site, list_sites, resolve, text_config
 
 EMBEDDED = "embedded"
@@ -29,6 +30,9 @@ class Model:
     Make one with `load_model` or `wrap`. `module` is the transformers model and stays yours: it is
     left as it was found.
     """
+
+    remote = False
+    """Whether it runs on other machines, so that every pass takes a while."""
 
     def __init__(self, module: Any, tokenizer: Any, id: str, *, folder: Path | None = None) -> None:
         self.module = module
@@ -100,6 +104,13 @@ class Model:
         """
         return resolve(self.module, name)
 
+    def read(self, inputs: Inputs, sites: Sequence[Site]) -> dict[str, torch.Tensor]:
+        """The activations (B, T, D) at some sites in one forward pass.
+
+        Raises: SiteError for a place that the pass never reached or that has no row per token.
+        """
+        return read(self.module, inputs, sites)
+
     @property
     def middle_site(self) -> str:
         """The residual stream after the middle layer: where to look if nothing else is said."""
@@ -124,9 +135,9 @@ class Model:
 
     def _first_token(self, ids: list[int]) -> torch.Tensor:
         """What the model makes of the first of some tokens; its first layer, if reading all would take long."""
-        if self.on_disk:
+        if self.on_disk or self.remote:
             first = self.site("resid_post.0")
-            return read(self.module, self._tokens(ids), [first])[first.name][0, 0].float()
+            return self.read(self._tokens(ids), [first])[first.name][0, 0].float()
         found: torch.Tensor = self._probe(ids)[0][0, 0].float()
         return found
 
@@ -211,23 +222,23 @@ def load_model(
             settings["offload_folder"] = tempfile.mkdtemp(prefix="itda-offload-")
             atexit.register(shutil.rmtree, settings["offload_folder"], ignore_errors=True)
         module = _model_class(config, transformers).from_pretrained(source, config=config, **settings)
-        _check_kind(module)
+        check_kind(module)
         if placement not in _SPREAD:
             module = module.to(placement)
         if tokenizer is None or isinstance(tokenizer, str | Path):
-            tokenizer = _load_tokenizer(tokenizer or source, transformers, options)
+            tokenizer = load_tokenizer(tokenizer or source, transformers, options)
     except ModelError:
         raise
     except Exception as error:  # transformers lets through whatever a damaged file led to
         raise ModelError(
-            f"The model {str(name)!r} cannot be loaded: {_first_lines(error)} "
+            f"The model {str(name)!r} cannot be loaded: {first_lines(error)} "
             "Give a folder with config.json and weights, or a name on the hub."
         ) from error
     finally:
         logging.enable_progress_bar()
     if folder is None:
         folder = _cached_folder(source, revision)
-    return Model(module.eval(), _fast(tokenizer), str(name), folder=folder)
+    return Model(module.eval(), fast(tokenizer), str(name), folder=folder)
 
 
 def wrap(module: Any, tokenizer: Any, *, id: str | None = None) -> Model:
@@ -241,9 +252,9 @@ def wrap(module: Any, tokenizer: Any, *, id: str | None = None) -> Model:
     """
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
         raise ModelError(f"wrap needs a transformers model. Got {type(module).__name__} instead.")
-    _check_kind(module)
+    check_kind(module)
     name = id or getattr(module.config, "_name_or_path", "") or type(module).__name__
-    return Model(module, _fast(tokenizer), name)
+    return Model(module, fast(tokenizer), name)
 
 
 def _locate(name: str) -> tuple[str, Path | None]:
@@ -285,7 +296,11 @@ def _needs_accelerate(placement: str) -> None:
         raise MissingExtraError(f"device={placement!r}", "scale")
 
 
-def _check_kind(module: Any) -> None:
+def check_kind(module: Any) -> None:
+    """Refuse models with two streams.
+
+    Raises: ModelError.
+    """
     core = getattr(module, "base_model", module)
     if hasattr(core, "encoder") and hasattr(core, "decoder"):
         raise ModelError(
@@ -302,17 +317,25 @@ def _model_class(config: Any, transformers: Any) -> Any:
     return transformers.AutoModel
 
 
-def _load_tokenizer(source: Any, transformers: Any, options: dict[str, Any]) -> Any:
+def load_tokenizer(source: Any, transformers: Any, options: dict[str, Any]) -> Any:
+    """The tokenizer of that name or folder.
+
+    Raises: ModelError.
+    """
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:  # transformers raises whatever the missing file led to
         raise ModelError(
-            f"{source} has no tokenizer that can be loaded: {_first_lines(error)} "
+            f"{source} has no tokenizer that can be loaded: {first_lines(error)} "
             "Name another folder or pass a tokenizer: load_model(..., tokenizer=...) (--tokenizer)."
         ) from error
 
 
-def _fast(tokenizer: Any) -> Any:
+def fast(tokenizer: Any) -> Any:
+    """The tokenizer, if it knows which characters a token stands for.
+
+    Raises: ModelError.
+    """
     if tokenizer is None:
         raise ModelError("A model needs its tokenizer, to know which text a token stands for. Got None.")
     if not getattr(tokenizer, "is_fast", False):
@@ -329,6 +352,7 @@ def _fast(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def _first_lines(error: Exception) -> str:
+def first_lines(error: Exception) -> str:
+    """What an error says, cut to what a person reads."""
     text = " ".join(str(error).split())
     return (text[:300] + " ...") if len(text) > 300 else text
