@@ -29,6 +29,15 @@ def whole(name: str, value: Any, *, least: int = 1) -> None:
         raise OptionError(f"{name} must be a whole number of at least {least}. Got {value!r} instead.")
 
 
+def seconds(name: str, value: Any) -> None:
+    """Refuse what is not a number of seconds.
+
+    Raises: OptionError.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+        raise OptionError(f"{name} must be a number of seconds, 0 or more. Got {value!r} instead.")
+
+
 def share(name: str, value: Any) -> None:
     """Refuse what is not a number above 0 and below 1.
 

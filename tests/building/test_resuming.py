@@ -9,7 +9,7 @@ import torch
 import itda
 from itda.data.checkpoints import Checkpoint, Saved
 from itda.data.dictionary import library_versions
-from itda.errors import MismatchError, OutputError
+from itda.errors import MismatchError, OptionError, OutputError
 from support import tiny
 from support.signals import coherent
 from support.torture import contents
@@ -167,3 +167,12 @@ def test_a_version_that_computes_other_numbers_is_another_run(model, corpus, tmp
     monkeypatch.setattr("itda.building.resuming.library_versions", lambda: {**library_versions(), "torch": "99"})
     with pytest.raises(MismatchError, match="torch was '2"):
         itda.build(model, corpus, site=SITES[0], checkpoint=tmp_path / "c", **OPTIONS)
+
+
+@pytest.mark.parametrize("every", [-1, float("nan"), float("inf"), "60", True, None])
+def test_seconds_between_checkpoints_are_seconds(every, tmp_path, model):
+    corpus = itda.Corpus.from_texts(tiny.KINGS)
+    with pytest.raises(OptionError, match="every must be a number of seconds"):
+        itda.build(model, corpus, atoms=20, checkpoint=tmp_path / "checkpoint", every=every, progress=False)
+    with pytest.raises(OptionError, match="every must be a number of seconds"):
+        itda.capture(model, corpus, store=tmp_path / "store", every=every, progress=False)

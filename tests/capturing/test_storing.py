@@ -42,9 +42,9 @@ def expected(model, corpus, tmp_path_factory):
 
 def stop_after(passes, monkeypatch, error=Stop):
     """Stop in the middle of a forward pass."""
-    from itda.capturing import stages
+    from itda.models import loading
 
-    real, left = stages.read, [passes]
+    real, left = loading.read, [passes]
 
     def read(*arguments):
         left[0] -= 1
@@ -52,7 +52,7 @@ def stop_after(passes, monkeypatch, error=Stop):
             raise error
         return real(*arguments)
 
-    monkeypatch.setattr(stages, "read", read)
+    monkeypatch.setattr(loading, "read", read)
 
 
 @pytest.mark.parametrize("passes", [0, 1, 4, 5, 6, 9, 12])
@@ -67,11 +67,11 @@ def test_goes_on_to_the_same_bytes(model, corpus, tmp_path, expected, passes, er
 
 
 def test_what_was_taken_is_not_taken_again(model, corpus, tmp_path, monkeypatch):
-    from itda.capturing import stages
+    from itda.models import loading
 
     passes = []
-    real = stages.read
-    monkeypatch.setattr(stages, "read", lambda *arguments: passes.append(1) or real(*arguments))
+    real = loading.read
+    monkeypatch.setattr(loading, "read", lambda *arguments: passes.append(1) or real(*arguments))
     capture(model, corpus, tmp_path / "whole")
     whole = len(passes)
     with pytest.MonkeyPatch.context() as patch:

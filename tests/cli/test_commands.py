@@ -119,7 +119,9 @@ def test_many_workers(run, built, place, workers):
 
     said = run("capture", *asked, "--shards", 2, "--out", "many-store")
     assert said.count("StoredActivations(") == 2
-    assert json.loads(run("capture", *asked, "--shards", 2, "--out", "many-store", "--json"))[1]["complete"]
+    assert "was there already" not in said
+    assert json.loads(run("capture", *asked, "--shards", 2, "--out", "many-store", "--json"))[1]["was_there"]
+    assert run("capture", *asked, "--shards", 2, "--out", "many-store").count("was there already") == 2
     for more in ([], ["--workers", 2]):
         run("build", "--store", "many-store", "--atoms", 40, *more, "--out", "of-store", "--overwrite")
     assert len(run("store", "ls", "many-store").splitlines()) >= 2

@@ -27,7 +27,7 @@ State = dict[str, Tensor]
 _AT_ONCE = 1024  # rows whose correlations with the atoms are computed together, at most
 _AT_ONCE_BYTES = 64 * 2**20
 _HELD_BACK = 1024  # rows in which a builder can make good what fewer rows than expected have cost it
-_TIDY_ROWS = 32_768  # after so many, memory that is free goes back to the system
+_TIDY_ROWS = 8192  # after so many, memory that is free goes back to the system
 _SAMPLE_ROWS = 8192  # the most on which usage is counted at the end
 
 

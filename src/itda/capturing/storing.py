@@ -10,6 +10,7 @@ from itda.data.activations import Block
 from itda.data.entries import StoredActivations
 from itda.data.entry_writing import EntryWriter
 from itda.data.store import Store
+from itda.options import seconds
 from itda.progress import Advance
 
 
@@ -27,6 +28,7 @@ def capture_into(
     Returns: site -> its entry.
     Raises: OutputError if another process writes one of the entries, or the disk is full; as `capture`.
     """
+    seconds("every", every)
     with ExitStack() as held:
         writers = {
             site.name: held.enter_context(

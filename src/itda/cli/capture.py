@@ -56,6 +56,7 @@ def capture(
     from itda.data.store import Store
 
     store = Store(out, create=True)
+    there = {entry.name for entry in store.entries() if entry.complete}
     texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
     if held_out:
         texts, _ = texts.split(held_out=held_out, seed=seed)
@@ -73,11 +74,11 @@ def capture(
             joined = scale.capture(model, texts, site, load=load, **asked, **spread)
             stored = [part for one in (joined.values() if site else [joined]) for part in one.parts]
     if json:
-        common.print_json([entry.facts() for entry in stored])
+        common.print_json([{**entry.facts(), "was_there": entry.name in there} for entry in stored])
         return
     for entry in stored:
         counts = entry.provenance.capture["counts"]
-        print(f"{entry.folder}: {entry}")
+        print(f"{entry.folder}: {entry}{', was there already' if entry.name in there else ''}")
         print(f"  {common.size(entry.size)}; left out {common.left_out(counts, special_tokens, sinks)}")
     several = len({entry.site for entry in stored}) > 1
     print(f"Next: itda build --store {out}{' --site SITE' if several else ''} --out DICTIONARY")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from itda.models.loading import Model
 
 EMBEDDED = "embedded"
+REMOTE = "ndif"
 
 ModelName = Annotated[
     str, typer.Argument(help="A folder, a name on the Hugging Face hub, or `embedded`.", show_default=True)
@@ -44,8 +45,8 @@ EncodingErrors = Annotated[str, typer.Option(help="`strict`, or `replace` for fi
 Device = Annotated[
     str | None,
     typer.Option(
-        help="cpu, cuda, cuda:1, auto to spread the model, or disk to run a model larger than memory layer by layer; "
-        "by default the accelerator if there is one."
+        help="cpu, cuda, cuda:1; auto to spread the model over all GPUs; disk to run a model larger than memory layer "
+        "by layer; ndif to run it on other machines through nnsight. By default the accelerator if there is one."
     ),
 ]
 Dtype = Annotated[
@@ -114,9 +115,18 @@ def open_model(
     attention: str | None = None,
     tokenizer: str | None = None,
 ) -> "Model":
-    """The model of that name."""
+    """The model of that name.
+
+    Raises: ModelError, MissingExtraError; OptionError for what cannot be decided from here.
+    """
     from itda.models.loading import load_model
 
+    if device == REMOTE:
+        from itda.adapters import nnsight
+
+        if dtype or attention:
+            raise OptionError("A model on other machines runs as they run it. Leave out --dtype and --attention.")
+        return nnsight.load(name, tokenizer=tokenizer)
     return load_model(name, device=device, dtype=dtype, attention=attention, tokenizer=tokenizer)
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from itda.data import files, locks
 from itda.data.files import Tensors
 from itda.errors import FormatError, MismatchError
+from itda.options import seconds
 
 _KIND = "checkpoint"
 
@@ -43,7 +44,9 @@ class Checkpoint:
             folder: where the states are; made if need be.
             run: what makes it the same run, as plain values: another run is refused.
             every: seconds between two states.
+        Raises: OptionError.
         """
+        seconds("every", every)
         self.folder = Path(folder)
         self._run: dict[str, Any] = files.to_plain(run)
         self._every = every
