@@ -205,7 +205,7 @@ def load_model(
     import transformers
     from transformers.utils import logging
 
-    source, folder = _locate(str(name))
+    source, folder = locate(str(name))
     placement = _placement(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
@@ -221,7 +221,7 @@ def load_model(
             # What cannot be read from the model's own files is written here first
             settings["offload_folder"] = tempfile.mkdtemp(prefix="itda-offload-")
             atexit.register(shutil.rmtree, settings["offload_folder"], ignore_errors=True)
-        module = _model_class(config, transformers).from_pretrained(source, config=config, **settings)
+        module = model_class(config, transformers).from_pretrained(source, config=config, **settings)
         check_kind(module)
         if placement not in _SPREAD:
             module = module.to(placement)
@@ -257,7 +257,11 @@ def wrap(module: Any, tokenizer: Any, *, id: str | None = None) -> Model:
     return Model(module, fast(tokenizer), name)
 
 
-def _locate(name: str) -> tuple[str, Path | None]:
+def locate(name: str) -> tuple[str, Path | None]:
+    """Where a model is: what transformers finds it by, and its folder if it is not on the hub.
+
+    Raises: ModelError for a path with no model.
+    """
     if name == EMBEDDED:
         with as_file(files("itda.models") / "embedded") as folder:
             return str(folder), folder
@@ -309,7 +313,7 @@ def check_kind(module: Any) -> None:
         )
 
 
-def _model_class(config: Any, transformers: Any) -> Any:
+def model_class(config: Any, transformers: Any) -> Any:
     """The class the checkpoint was saved as, where that has a next-token loss; else the bare model."""
     named = (getattr(config, "architectures", None) or [""])[0]
     if named.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):

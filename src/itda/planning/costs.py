@@ -1,0 +1,84 @@
+"""Costs of the steps, as sums of what was counted times what was measured (docs/scaling.md).
+
+The constants are those of one core of a Xeon with matrix units, found by benchmarks/bench_plan.py. Products take what
+they take on the machine that is planned for; the rest is scaled by nothing.
+"""
+
+import math
+from dataclasses import dataclass
+
+from itda.planning.machines import Machine
+
+CALIBRATION = 4  # passes that find out what a sink is
+_BLOCK, _TOGETHER, _SAMPLE = 8, 1024, 8192  # of the greedy builder: rows looked at, multiplied together, kept
+
+
+@dataclass(frozen=True)
+class Constants:
+    """Seconds of one of each."""
+
+    token: float = 4e-6
+    """Read and cut into tokens, and the same again for one that gives a row: its source is written down."""
+    number: float = 1.35e-8
+    """Of an activation, on its way through a builder."""
+    call: float = 6.4e-4
+    """A look at one block of rows, for one atom."""
+    step: float = 1.6e-10
+    """One pursuit step of one row, for each atom there is; one thread."""
+    atom: float = 2.9e-10
+    """Inner products of a new atom, for each number of each atom there is."""
+    product: float = 1.29
+    """Each second that the largest products would take, in the sizes that occur."""
+    start: float = 6.0
+    """A process that loads its libraries and kernels."""
+    workers: float = 12.0
+    """Ray, and the same once more in every worker, all at once."""
+    disk: float = 3.0
+    """To look through the weights of a model on disk."""
+    record: float = 0.01
+    """Hidden states of one forward pass, read, and written so that a loss of power spares them; besides their bytes."""
+
+
+CONSTANTS = Constants()
+
+
+def windows(rows: float, text: float, window: int, document: float) -> float:
+    """Windows that are read for so many rows of a text: every document gives its share.
+
+    Args:
+        rows: that are wanted.
+        text: tokens that there are.
+        window: tokens of a window.
+        document: tokens of a document, in the mean.
+    """
+    documents = min(rows, text / document)
+    return documents * math.ceil(min(document, rows / documents) / window)
+
+
+def build_terms(rows: int, width: int, atoms: int, steps: int, machine: Machine) -> dict[str, float]:
+    """What is counted for a build, by the constant it is counted in; `product` in seconds."""
+    mean = atoms / 2  # while it grows
+    looked_at = min(atoms, rows / _BLOCK) if atoms <= rows / _BLOCK else atoms + rows / _BLOCK
+    multiplied = min(rows, _TOGETHER * atoms)
+    sample = min(rows, _SAMPLE)
+    final = pursuit_terms(sample, width, atoms, steps, machine)
+    return {
+        "number": rows * width,
+        "call": looked_at,
+        "step": looked_at * _BLOCK * steps * mean + final["step"],
+        "atom": atoms * mean * width,
+        "product": 2 * width * mean * multiplied / machine.product + final["product"],
+    }
+
+
+def pursuit_terms(rows: int, width: int, atoms: int, steps: int, machine: Machine) -> dict[str, float]:
+    """The same for codes of many rows at once."""
+    return {
+        "step": rows * steps * atoms / machine.threads,
+        "product": (2 * rows * width * atoms + 2 * atoms * atoms * width) / machine.product,
+    }
+
+
+def seconds(terms: dict[str, float], constants: Constants = CONSTANTS) -> float:
+    """What the terms come to."""
+    return sum(count * float(getattr(constants, name)) for name, count in terms.items())
