@@ -23,7 +23,8 @@ from itda.pursuit import default_steps
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 _LIBRARIES = 0.41e9  # of a process that has its libraries and kernels, and has done nothing else yet
 _SOURCE_BYTES = 54  # of a row in a store: where it comes from, and its share of the text
-_ATOM_BYTES = 230  # of an atom in a dictionary: where it comes from, and its share of the text
+_ATOM_BYTES = 60  # of an atom in a dictionary: where it comes from; besides the text of the window it was read in
+_WINDOW_BYTES = 3.2  # of a token of such a text
 _DOCUMENT_BYTES = 35  # of an id of a document that a dictionary was built from
 _TOKEN_MEAN_BYTES = 16  # besides the mean itself
 _GAP = 0.3  # of a block of rows
@@ -139,10 +140,10 @@ def plan(
     """
     whole("tokens", tokens)
     of, spread = ModelSize.of(model), shards is not None or workers is not None
+    for name, value in (("shards", shards), ("workers", workers)):
+        whole(name, 1 if value is None else value)
     shards = shards or max(8, workers or 0) if spread else 1
     workers = (workers or shards) if spread else 1
-    for name, value in (("shards", shards), ("workers", workers)):
-        whole(name, value)
     where = on if isinstance(on, Machine) else machine(on, threads=threads or (1 if spread else None))
     layer = of.depth // 2 if layer is None else layer
     whole("layer", layer, least=0)
@@ -151,11 +152,15 @@ def plan(
     if store is not None and store not in _BYTES:
         raise OptionError(f"store must be one of {', '.join(_BYTES)}. Got {store!r} instead.")
     text = max(float(tokens), corpus_tokens or 0.0)
-    if not 1 <= document_tokens < float("inf") or not text < float("inf"):
-        raise OptionError(f"document_tokens must be a number of at least 1. Got {document_tokens!r} instead.")
-    window = window or min(of.positions, 128)
-    atoms, steps = atoms or 8 * of.width, steps or default_steps(of.width)
+    for name, number in (("document_tokens", document_tokens), ("corpus_tokens", text)):
+        if not 1 <= number < float("inf"):
+            raise OptionError(f"{name} must be a number of at least 1. Got {number!r} instead.")
+    window = min(of.positions, 128) if window is None else window
+    whole("window", window)
+    atoms = 8 * of.width if atoms is None else atoms
+    steps = default_steps(of.width) if steps is None else steps
     whole("atoms", atoms)
+    whole("steps", steps)
     notes = []
     if not where.measured:
         notes.append(f"the rates of {where.name} are from data sheets, not measured")
@@ -235,6 +240,8 @@ class _Run:
         start = commands * CONSTANTS.start + spread * CONSTANTS.workers + from_disk * CONSTANTS.disk
         found = {"start": start + weights / link}
         found["text"] = rounds * (self.rows + self.text * (1.5 if spread else 1.0)) * CONSTANTS.token
+        if spread:  # every part looks through the whole text for its own
+            found["text"] += rounds * 3 * self.shards * self.text * _TEXT_BYTES * CONSTANTS.byte
         found["model"] = (rounds * self._passes + costs.CALIBRATION) * self._pass_seconds()
         if from_disk:
             records = rounds * self.layers * self._passes * CONSTANTS.record
@@ -274,8 +281,9 @@ class _Run:
     def merge_memory(self) -> float:
         """Bytes where the parts are merged."""
         candidates, width = self.shards * self._part_atoms, self.model.width
-        means = self.shards * min(self.model.vocabulary, self.rows) * width * 2
-        return _LIBRARIES + candidates * (3 * 4 * width + 2 * candidates) + 3 * _MERGE_SAMPLE * width * 4 + means
+        means = min(self.model.vocabulary, self.rows * self.shards) * width * (8 + 2)
+        one = min(self.rows, _SAMPLE) * width * 4
+        return _LIBRARIES + candidates * (3 * 4 * width + 2 * candidates) + 3 * _MERGE_SAMPLE * width * 4 + means + one
 
     def _dictionary_bytes(self, atoms: int, rows: float) -> float:
         tokens = min(self.model.vocabulary, rows)

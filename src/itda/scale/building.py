@@ -15,6 +15,7 @@ from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
 from itda.data.entries import RowsOnDisk
 from itda.data.joined import JoinedActivations
+from itda.data.token_means import TokenMeansAccumulator
 from itda.errors import OptionError
 from itda.models.loading import Model
 from itda.options import checked
@@ -131,13 +132,21 @@ def _wanted(request: BuildRequest, width: int, rows: int) -> int | None:
 
 
 def _merged(folder: Path, shards: int, site: str, request: BuildRequest, width: int, rows: int) -> Dictionary:
-    loaded = [load_part(folder, number, site) for number in range(shards)]
-    parts, samples = [part for part, _ in loaded], [sample for _, sample in loaded]
-    wanted = _wanted(request, width, rows)
+    """One dictionary of those of all parts, of which never more than the atoms are held together."""
     if shards == 1:
-        return parts[0]
+        return load_part(folder, 0, site)[0]
+    parts, samples = [], []
+    means: TokenMeansAccumulator | None = None
+    for number in range(shards):
+        part, sample = load_part(folder, number, site)
+        samples.append(sample[:: math.ceil(len(sample) * shards / _SAMPLE)].clone())
+        if part.token_means is not None:
+            means = means or TokenMeansAccumulator(part.width)
+            means.add(part.token_means)
+        parts.append(replace(part, token_means=None))
+    wanted = _wanted(request, width, rows)
     if wanted is None:
-        return merge(parts, max_unexplained=request.max_unexplained)
-    each = _SAMPLE // shards
-    sample = torch.cat([rows[:: math.ceil(len(rows) / each)] for rows in samples])
-    return merge(parts, atoms=min(wanted, sum(map(len, parts))), rows=sample)
+        merged = merge(parts, max_unexplained=request.max_unexplained)
+    else:
+        merged = merge(parts, atoms=min(wanted, sum(map(len, parts))), rows=torch.cat(samples))
+    return replace(merged, token_means=means.finish() if means else None)
