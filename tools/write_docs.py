@@ -15,6 +15,7 @@ import typer.main
 from typer.cli import get_docs_for_click
 
 from itda.cli import app
+from itda.planning import plan
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -45,15 +46,13 @@ def results_page(_: str) -> str:
 
 def readme(text: str) -> str:
     """The README with its table of builders made anew."""
-    before, _, rest = text.partition("<!-- builders -->\n")
-    _, _, after = rest.partition("<!-- /builders -->")
     content = json.loads((RESULTS / "builders.json").read_text())
     table = markdown(builders_summary(content["rows"]))
     note = (
         f"\nHeld-out FVU, residual FVU and rise of the loss in nats; {content['tokens']:,} tokens, 8 atoms a\n"
         "dimension, a sixteenth of the width as steps; paper mode at the best of five thresholds. Lower is better.\n\n"
     )
-    return f"{before}<!-- builders -->\n{note}{table}\n<!-- /builders -->{after}"
+    return _between(text, "builders", note + table)
 
 
 def builders_summary(rows: Rows) -> Rows:
@@ -76,6 +75,42 @@ def builders_summary(rows: Rows) -> Rows:
 SHOWN = ("fvu", "residual_fvu", "delta_ce")
 
 
+def scaling(text: str) -> str:
+    """The page on scaling with its tables made anew: predictions beside measurements, and plans for a large model."""
+    content = json.loads((RESULTS / "plan.json").read_text())
+    rows = [
+        {
+            "run": row["run"],
+            "seconds": f"{row['seconds']:.1f}",
+            "time": f"{row['ratio']:.2f}",
+            "memory": f"{row['ratio of memory']:.2f}",
+            "disk": f"{row['ratio of disk']:.2f}",
+        }
+        for row in content["rows"]
+    ]
+    plans = []
+    for options in LARGE_RUNS:
+        found = plan(ROOT / LARGE, atoms=16_384, **options)
+        asked = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items() if name != "on")
+        plans.append(f"`{asked.replace(' True', '')} --machine {options['on']}`\n\n```text\n{found!s}\n```\n")
+    listed = "\n".join(plans).replace(str(ROOT / LARGE), "Llama-3.1-405B")
+    return _between(_between(text, "plan", "\n" + markdown(rows)), "llama", "\n" + listed)
+
+
+LARGE = "benchmarks/configs/llama-3.1-405b.json"
+LARGE_RUNS: tuple[dict[str, Any], ...] = (
+    {"tokens": 10**6, "on": "h200x8"},
+    {"tokens": 10**6, "on": "a100x8", "from_disk": True},
+    {"tokens": 10**9, "on": "h200x8", "workers": 16, "shards": 256},
+)
+
+
+def _between(text: str, name: str, content: str) -> str:
+    before, _, rest = text.partition(f"<!-- {name} -->\n")
+    _, _, after = rest.partition(f"<!-- /{name} -->")
+    return f"{before}<!-- {name} -->\n{content}\n<!-- /{name} -->{after}"
+
+
 def markdown(rows: Rows) -> str:
     """Rows as a Markdown table."""
 
@@ -89,6 +124,7 @@ def markdown(rows: Rows) -> str:
 PAGES: dict[str, Callable[[str], str]] = {
     "docs/cli.md": command_line_page,
     "docs/results.md": results_page,
+    "docs/scaling.md": scaling,
     "README.md": readme,
 }
 

@@ -167,3 +167,25 @@ def test_the_embedded_corpus_is_there():
     assert any("class json.decoder.JSONDecoder" in text for text in texts)
     assert not any(len(text.strip()) == 0 for text in texts)
     assert corpus.fingerprint == Corpus.embedded().fingerprint
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_parts_share_nothing_and_are_the_whole(count):
+    texts = [f"text number {number}" for number in range(20)]
+    corpus, shuffled = Corpus.from_texts(texts), Corpus.from_texts(texts[::-1])
+    parts = corpus.parts(count)
+    ids = [set(part.ids) for part in parts]
+    assert sorted(id_ for part in ids for id_ in part) == sorted(corpus.ids)
+    assert max(map(len, ids)) - min(map(len, ids)) <= 1
+    assert [set(part.ids) for part in shuffled.parts(count)] == ids
+    assert [part.part.number for part in parts] == list(range(count))
+    assert {part.part.corpus for part in parts} == {corpus.fingerprint}
+    assert parts[0].name.endswith(f"part 1 of {count}")
+
+
+def test_more_parts_than_documents_are_refused():
+    with pytest.raises(CorpusError, match="2 documents, too few for 3 parts"):
+        Corpus.from_texts(["one", "two"]).parts(3)
+    for count in (0, -1, 1.5, True, None):
+        with pytest.raises(OptionError, match="parts must be"):
+            Corpus.from_texts(["one", "two"]).parts(count)

@@ -9,8 +9,10 @@ import torch
 
 import itda
 from itda.data import shards
+from itda.data.activations import Block
+from itda.data.joined import JoinedActivations
 from itda.errors import ActivationError, FormatError, MismatchError, OptionError, OutputError
-from support import tiny
+from support import hostile, tiny
 
 SITES = ["resid_post.0", "resid_post.1"]
 
@@ -227,3 +229,29 @@ def test_hidden_states_that_no_capture_will_use_are_left_over(stored, tmp_path):
     assert store.prune([first(stored).name], dry_run=True)[0][0] == first(stored).folder
     assert store.prune() == [(store.folder / ".hidden-0123", 6)]
     assert store.prune() == []
+
+
+def test_shards_of_unequal_width_are_named(model, corpus, stored):
+    entry = first(stored)
+    block = next(entry.blocks(10))
+    narrow = shards.to_bytes([Block(block.rows[:, :8], block.sources)], torch.float32)
+    (entry.folder / entry.shards[1].file).write_bytes(narrow)
+    hostile.sign(entry.folder)
+    again = itda.Store(entry.folder.parent).open(SITES[0])
+    assert any("rows of width 8, the capture 16" in problem for problem in again.problems())
+    with pytest.raises(FormatError, match=f"{again.shards[1].file} has rows of width 8, the capture 16"):
+        itda.build_from_activations(again, atoms=20, steps=3, progress=False)
+
+
+def test_parts_that_do_not_belong_together_are_refused(model, corpus, tmp_path):
+    store = tmp_path / "store"
+    parts = [
+        itda.capture(model, part, site, store=store, dtype=dtype, progress=False)
+        for part, site, dtype in zip(
+            corpus.parts(3), ("resid_post.0", "mlp_neurons.0", "resid_post.0"), ("float32", "float32", "bfloat16"),
+            strict=True,
+        )
+    ]  # fmt: skip
+    for other, says in ((parts[1], "made at 'mlp_neurons.0'"), (parts[2], "as bfloat16")):
+        with pytest.raises(MismatchError, match=says):
+            JoinedActivations([parts[0], other])

@@ -1,13 +1,17 @@
 """Work on many workers: real Ray, real processes, and results that do not depend on them."""
 
+import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import psutil
 import pytest
@@ -280,3 +284,48 @@ def test_a_cluster_that_does_not_answer(name, text, tmp_path):
                 scale.build(name, text, address=address, folder=tmp_path / "parts", **BUILD)
     finally:
         ray.is_initialized = connection
+
+
+CLIENT = """
+import sys
+import itda
+from itda import scale
+name, text, address, out = sys.argv[1:]
+options = dict(site="resid_post.2", atoms=128, steps=4, tokens=6000, shards=4, progress=False)
+built = scale.build(name, itda.Corpus.from_files(text), address=address, folder=out + ".parts", **options)
+built.save_pretrained(out)
+"""
+
+
+def test_a_cluster_by_its_address(name, text, built, tmp_path):
+    """A head and a worker as `ray start` makes them, in processes of their own."""
+    (tmp_path / "text.json").write_text(json.dumps([document.text for document in text]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    link = Path(tempfile.mkdtemp(dir="/tmp")) / "ray"  # the address of a socket must be short
+    link.symlink_to(tmp_path)
+    head = subprocess.Popen(
+        [
+            Path(sys.executable).with_name("ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=2",
+            "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={link}",
+        ],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        address = f"{ray.util.get_node_ip_address()}:{port}"
+        client = [sys.executable, "-c", CLIENT, name, tmp_path / "text.json", address, tmp_path / "out"]
+        for _ in range(20):
+            found = subprocess.run(list(map(str, client)), capture_output=True, text=True, timeout=120, check=False)
+            if "does not answer" not in found.stderr:
+                break
+            time.sleep(1)
+        assert not found.returncode, found.stderr
+    finally:
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+            process.kill()
+        head.wait(30)
+        link.unlink()
+        link.parent.rmdir()
+    saved = itda.Dictionary.from_pretrained(tmp_path / "out")
+    assert saved.fingerprint == built[0].fingerprint

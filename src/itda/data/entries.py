@@ -161,8 +161,18 @@ class StoredActivations(RowsOnDisk):
                 if shard.file not in self._checked:
                     shards.check(self.folder, shard)
                     self._checked.add(shard.file)
-                yield from shards.read(self.folder / shard.file, size, first=first)
+                for block in shards.read(self.folder / shard.file, size, first=first):
+                    self._check_width(shard, block)
+                    yield block
             first = max(0, first - shard.rows)
+
+    def _check_width(self, shard: Shard, block: Block) -> None:
+        width = block.rows.shape[1]
+        if width != self.width:
+            raise FormatError(
+                f"{self.folder / shard.file} has rows of width {width}, the capture {self.width}. "
+                f"Remove the entry (itda store prune {self.folder.parent} --entry {self.name}), and capture it again."
+            )
 
     def problems(self) -> list[str]:
         """What is wrong with its shards, each checked through."""
@@ -173,10 +183,7 @@ class StoredActivations(RowsOnDisk):
                 count = 0
                 for part in shards.read(self.folder / shard.file, _MANY_ROWS):
                     count += len(part.rows)
-                    if part.rows.shape[1] != self.width:
-                        raise FormatError(
-                            f"{self.folder / shard.file} has rows of width {part.rows.shape[1]}, not {self.width}."
-                        )
+                    self._check_width(shard, part)
                 if count != shard.rows:
                     raise FormatError(f"{self.folder / shard.file} has {count:,} rows, not {shard.rows:,}.")
             except FormatError as error:

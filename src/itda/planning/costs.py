@@ -35,7 +35,7 @@ class Constants:
     """A process that loads its libraries and kernels."""
     workers: float = 12.0
     """Ray, and the same once more in every worker, all at once."""
-    disk: float = 3.0
+    disk: float = 1.0
     """To look through the weights of a model on disk."""
     record: float = 0.01
     """Hidden states of one forward pass, read, and written so that a loss of power spares them; besides their bytes."""
