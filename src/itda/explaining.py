@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from itda.capturing import decomposed
-from itda.data.dictionary import Dictionary
+from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, printable
 from itda.data.text_files import clean
@@ -194,10 +194,7 @@ def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model
     Raises: MismatchError for another model; OptionError if the site is unknown or contradicts the dictionary;
         ModelError or OptionError for what is no model or no dictionary.
     """
-    if not isinstance(dictionary, Dictionary):
-        raise OptionError(
-            f"This needs an itda.Dictionary. Got {type(dictionary).__name__}; open one with from_pretrained."
-        )
+    checked_dictionary(dictionary)
     checked_model(model)
     provenance: Provenance | None = dictionary.provenance
     if provenance is None:

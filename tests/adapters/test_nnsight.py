@@ -12,7 +12,17 @@ from itda.adapters import nnsight
 from itda.errors import MissingExtraError, ModelError, OptionError, SiteError
 from itda.models.hooks import read
 
-SITES = ["resid_pre.1", "attn_heads.1", "attn_out.1", "mlp_neurons.1", "mlp_out.1", "resid_post.1", "resid_post.3"]
+SITES = [
+    "transformer.ln_f",
+    "transformer.h.1.mlp",
+    "resid_pre.1",
+    "attn_heads.1",
+    "attn_out.1",
+    "mlp_neurons.1",
+    "mlp_out.1",
+    "resid_post.1",
+    "resid_post.3",
+]
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +98,17 @@ def test_a_pass_that_does_not_come_back_is_tried_again(folder, gpt2, monkeypatch
     assert waits == [1.0, 2.0]
 
 
-def test_a_server_that_is_busy(folder, text, monkeypatch):
+@pytest.mark.parametrize(
+    ("status", "says", "times"),
+    [(503, "did not answer 3 times.*run it again later, and it goes on", 3), (401, "The server refuses", 1)],
+)
+def test_a_server_that_says_no(folder, text, monkeypatch, status, says, times):
     asked = []
 
     class Busy(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
             asked.append(self.path)
-            self.send_error(503, "busy")
+            self.send_error(status, "no")
 
         do_GET = do_POST
 
@@ -108,11 +122,11 @@ def test_a_server_that_is_busy(folder, text, monkeypatch):
         model = nnsight.load(folder, remote=f"http://127.0.0.1:{server.server_port}", retries=2)
         # The key of a model is looked up on the hub
         monkeypatch.setattr(type(model._envoy), "to_model_key", lambda self: "a:b", raising=False)
-        with pytest.raises(ModelError, match="did not answer 3 times.*run it again later, and it goes on"):
+        with pytest.raises(ModelError, match=says):
             itda.capture(model, text, "resid_post.1", progress=False)
         server.shutdown()
-    assert len(asked) >= 3
-    assert waits == [1.0, 2.0]
+    assert len(asked) == times
+    assert waits == [1.0, 2.0][: times - 1]
 
 
 def test_what_cannot_be_loaded(folder, remote, tmp_path, monkeypatch):
@@ -120,6 +134,9 @@ def test_what_cannot_be_loaded(folder, remote, tmp_path, monkeypatch):
         nnsight.load(tmp_path)
     with pytest.raises(OptionError, match="retries"):
         nnsight.load(folder, retries=-1)
+    for where in ("10.0.0.1:5000", 5, None):
+        with pytest.raises(OptionError, match="remote must be"):
+            nnsight.load(folder, remote=where)
     with pytest.raises(SiteError, match="no site"):
         remote.site("resid_post.99")
     monkeypatch.setitem(sys.modules, "nnsight", None)

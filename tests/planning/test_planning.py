@@ -124,9 +124,16 @@ def test_what_cannot_be_planned(tmp_path):
         ({"document_tokens": float("nan")}, OptionError, "document_tokens"),
         ({"corpus_tokens": float("inf")}, OptionError, "corpus_tokens"),
         ({"window": 0}, OptionError, "window must be"),
+        ({"window": 10**6}, OptionError, "at most 131,072 tokens"),
+        ({"threads": -1}, OptionError, "threads must be"),
+        ({"shards": 4, "workers": 8}, OptionError, "keep at most 4 workers busy"),
+        ({"steps": 50, "atoms": 45}, OptionError, "from 50"),
+        ({"atoms": 2000}, OptionError, "to 1,000"),
     ):
         with pytest.raises(error, match=says):
-            plan(LARGE, **{"tokens": 1000, "on": "h100x8", **options})
+            plan(LARGE, **{"tokens": 1000, "atoms": 100, "on": "h100x8", **options})
+    with pytest.raises(OptionError, match="keep at most 8 workers"):
+        planned(workers=16)
     for model in (tmp_path, tmp_path / "nothing", tmp_path / "config.json"):
         with pytest.raises(ModelError):
             plan(model, tokens=1000, on="h100x8")

@@ -23,6 +23,7 @@ from itda import scale
 from itda.errors import (
     ClusterError,
     CorpusError,
+    FormatError,
     MismatchError,
     MissingExtraError,
     ModelError,
@@ -85,21 +86,22 @@ def test_it_is_the_merge_of_the_parts(llama, text, built):
 
 
 def test_a_killed_worker_changes_nothing(name, text, built, tmp_path):
-    killed = []
+    killed, ended = [], threading.Event()
 
     def kill() -> None:
-        while len(killed) < 2:
-            for process in psutil.process_iter(["cmdline"]):
+        """Kill whoever works, twice, once states of parts are there that could be lost."""
+        while len(killed) < 2 and not ended.wait(0.02):
+            begun = list((tmp_path / "parts").glob("part-*/checkpoint/*/itda.json"))
+            for process in psutil.process_iter(["cmdline"]) if len(begun) > len(killed) else ():
                 if (process.info["cmdline"] or [""])[0].startswith("ray::_do"):
-                    time.sleep(0.3)
                     process.kill()
                     killed.append(process.pid)
                     break
-            time.sleep(0.05)
 
     thread = threading.Thread(target=kill)
     thread.start()
     again = scale.build(name, text, workers=2, folder=tmp_path / "parts", every=0, retries=5, **BUILD)
+    ended.set()
     thread.join()
     assert len(killed) == 2
     assert contents(again.save_pretrained(tmp_path / "saved")) == contents(built[1])
@@ -118,6 +120,30 @@ def test_finished_parts_are_not_made_again(name, text, built, tmp_path):
         scale.build(name, text, folder=copy, **{**BUILD, "tokens": 5000})
 
 
+def test_a_damaged_part_is_made_again(name, text, built, tmp_path):
+    _, expected, folder = built
+    copy = shutil.copytree(folder, tmp_path / "parts")
+    damaged = copy / "part-00001" / "resid_post.2" / "dictionary.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(FormatError, match="The same command makes part 2 again"):
+        scale.build(name, text, folder=copy, **BUILD)
+    again = scale.build(name, text, folder=copy, **BUILD)
+    assert contents(again.save_pretrained(tmp_path / "saved")) == contents(expected)
+
+
+def test_other_weights_under_the_same_name_are_another_run(name, text, tmp_path):
+    copy = shutil.copytree(name, tmp_path / "model")
+    options = {**BUILD, "tokens": 400, "atoms": 20, "shards": 2, "folder": tmp_path / "parts"}
+    before = scale.build(copy, text, **options)
+    module = itda.load_model(copy).module
+    module.model.embed_tokens.weight.data *= 2
+    module.save_pretrained(copy)
+    with pytest.raises(MismatchError, match="weights was"):
+        scale.build(copy, text, **options)
+    after = scale.build(copy, text, **{**options, "folder": None})
+    assert after.fingerprint != before.fingerprint
+
+
 def test_a_capture_in_parts_reads_as_one(name, llama, text, tmp_path):
     options = {"tokens": 4000, "shards": 3, "progress": False}
     joined = scale.capture(name, text, "resid_post.2", store=tmp_path / "store", workers=2, **options)
@@ -126,6 +152,8 @@ def test_a_capture_in_parts_reads_as_one(name, llama, text, tmp_path):
     there = contents(tmp_path / "store")
     scale.capture(name, text, "resid_post.2", store=store, workers=1, **options)
     assert contents(tmp_path / "store") == there
+    scale.capture(name, text, "resid_post.2", store=tmp_path / "alone", workers=1, **options)
+    assert contents(tmp_path / "alone") == there
     opened = store.open("resid_post.2")
     assert opened.fingerprint == joined.fingerprint
     alone = itda.capture(llama, text.parts(3, tokens=4000)[1], "resid_post.2", tokens=1333, progress=False)
@@ -150,14 +178,14 @@ def test_a_capture_in_parts_reads_as_one(name, llama, text, tmp_path):
 
 
 def test_captures_in_parts_stand_side_by_side(name, text, tmp_path):
-    for tokens in (600, 900):
+    for tokens, seed in ((600, 0), (900, 0), (600, 1)):
         scale.capture(
-            name, text, ["resid_post.1", "resid_post.2"], store=tmp_path / "store", tokens=tokens, shards=2,
+            name, text, ["resid_post.1", "resid_post.2"], store=tmp_path / "store", tokens=tokens, shards=2, seed=seed,
             progress=False,
         )  # fmt: skip
     store = itda.Store(tmp_path / "store")
-    assert len(store.entries()) == 8
-    with pytest.raises(OptionError, match="has 2 captures with site 'resid_post.1'"):
+    assert len(store.entries()) == 12
+    with pytest.raises(OptionError, match="has 3 captures with site 'resid_post.1'"):
         store.open("resid_post.1")
 
 
@@ -175,14 +203,16 @@ def test_evaluation_in_parts_is_evaluation(name, llama, stories, text, built, tm
     assert many.atoms_never_used == serial.atoms_never_used
     assert many.baselines["token mean"].fvu == pytest.approx(serial.baselines["token mean"].fvu, rel=1e-5)
     assert many.intervals["fvu"] == pytest.approx(serial.intervals["fvu"], rel=0.1)
-    again = scale.evaluate(dictionary, name, held_out, shards=3, folder=tmp_path / "parts", workers=1, **options)
-    assert again.to_json() == many.to_json()
+    for workers, folder in ((1, None), (3, tmp_path / "parts")):
+        again = scale.evaluate(dictionary, name, held_out, shards=3, folder=folder, workers=workers, **options)
+        assert again.to_json() == many.to_json()
 
 
 def test_codes_in_parts_are_the_codes(name, llama, text, built):
     dictionary, _, _ = built
     few = itda.Corpus.from_texts([document.text for document in text][:20])
-    many = scale.encode(dictionary, name, few, shards=3, workers=2, progress=False)
+    many, alone = (scale.encode(dictionary, name, few, shards=3, workers=count, progress=False) for count in (2, 1))
+    assert torch.equal(many.codes.coefficients, alone.codes.coefficients)
     serial = itda.encode(dictionary, llama, few, progress=False)
     assert len(many) == len(serial)
     assert many.sources.row.tolist() == list(range(len(many)))
@@ -253,7 +283,6 @@ def test_what_cannot_be_spread(name, text, tmp_path, monkeypatch):
         ({"address": 5}, "address must be text"),
         ({"nonsense": 1}, "There is no option 'nonsense'"),
         ({"tokens": 3}, "tokens must be a whole number of at least 8"),
-        ({"address": "auto", "tokens": 500}, "need a folder that all of them can write"),
     ):
         with pytest.raises(OptionError, match=says):
             scale.build(name, text, site="resid_post.2", progress=False, **options)
@@ -264,6 +293,28 @@ def test_what_cannot_be_spread(name, text, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         scale.build(name, text, folder=tmp_path / "file", **BUILD)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputError, match="holds something else than parts of a run"):
+        scale.build(name, text, folder=tmp_path / "mine", **BUILD)
+    for options, error, says in (
+        ({"cpus": 4096}, ClusterError, "No machine of the cluster has 4096 processors"),
+        ({"gpus": 64}, ClusterError, "and 64 GPUs"),
+        ({"address": "auto"}, OptionError, "connected to Ray already"),
+        ({"steps": 9, "atoms": 8}, OptionError, "more than the 8 atoms"),
+        ({"method": "paper", "max_cosine_gap": 0.1, "atoms": None}, OptionError, "Give atoms=, or build without"),
+        ({"tokens": 1e4}, OptionError, "tokens must be"),
+        ({"load": {"device": "warp"}}, ModelError, "There is no device 'warp'"),
+    ):
+        with pytest.raises(error, match=says):
+            scale.build(name, text, **{**BUILD, **options})
+    with pytest.raises(CorpusError, match="needs an itda.Corpus. Got list"):
+        scale.build(name, ["text"], **BUILD)
+    with pytest.raises(OptionError, match="Got a model, and load="):
+        scale.build(itda.load_model(name), text, load={"dtype": "float32"}, **BUILD)
+    for wrong in (scale.encode, scale.evaluate):
+        with pytest.raises(OptionError, match="needs an itda.Dictionary"):
+            wrong("runs/l2", name, text)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'itda\[scale\]'"):
         scale.build(name, text, **BUILD)

@@ -9,7 +9,6 @@ Only activations come back: captures, builds, codes and explanations work as wit
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -18,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from itda.errors import MissingExtraError, ModelError
+from itda.errors import MissingExtraError, ModelError, OptionError
 from itda.models import fingerprints
 from itda.models.hooks import Inputs, per_token
 from itda.models.loading import Model, check_kind, fast, first_lines, load_tokenizer
@@ -54,6 +53,10 @@ def load(
     import transformers
 
     whole("retries", retries, least=0)
+    if not isinstance(remote, bool) and remote != "local" and not str(remote).startswith(("http://", "https://")):
+        raise OptionError(
+            f"remote must be True, False, 'local' or the http address of a server. Got {remote!r} instead."
+        )
     options = {"revision": revision} if revision else {}
     if tokenizer is None or isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(str(tokenizer or name), transformers, options)
@@ -100,8 +103,10 @@ class RemoteModel(Model):
 
         for attempt in range(self._retries + 1):
             try:
-                return self._read(inputs, sites)
+                return self._read_all(inputs, sites)
             except (RemoteError, httpx.HTTPError, WebSocketException, ConnectionError, TimeoutError) as error:
+                if _is_an_answer(error):
+                    raise ModelError(f"The server refuses {self.id!r}: {first_lines(error)}") from error
                 if attempt == self._retries:
                     raise ModelError(
                         f"{self.id!r} did not answer {attempt + 1} times: {first_lines(error)} A capture into a store "
@@ -109,6 +114,15 @@ class RemoteModel(Model):
                     ) from error
                 time.sleep(min(_LONGEST_WAIT, 2.0**attempt))
         raise AssertionError("there is always a last attempt")
+
+    def _read_all(self, inputs: Inputs, sites: Sequence[Site]) -> dict[str, Tensor]:
+        """All named places in one pass; modules by path in one each, since nobody knows when a pass reaches them."""
+        named = [site for site in sites if site.name.partition(".")[0] in KINDS]
+        found = self._read(inputs, named) if named else {}
+        for site in sites:
+            if site not in named:
+                found |= self._read(inputs, [site])
+        return found
 
     def _read(self, inputs: Inputs, sites: Sequence[Site]) -> dict[str, Tensor]:
         import nnsight
@@ -126,8 +140,17 @@ class RemoteModel(Model):
 
 
 def _when(site: Site) -> tuple[int, int]:
-    """When in a forward pass a place is reached: nnsight must be asked in this order."""
-    numbers = re.findall(r"\d+", site.name if site.name.partition(".")[0] in KINDS else site.module)
+    """When in a forward pass a named place is reached: nnsight must be asked in this order."""
     order = ("resid_pre", "attn_heads", "attn_out", "router", "mlp_neurons", "mlp_out", "resid_post")
-    kind = site.name.partition(".")[0]
-    return int(numbers[0]) if numbers else -1, order.index(kind) if kind in order else 0
+    kind, _, layer = site.name.partition(".")
+    return (int(layer), order.index(kind)) if kind in order else (0, 0)
+
+
+def _is_an_answer(error: Exception) -> bool:
+    """Whether a server has understood and said no, so that to ask again is of no use."""
+    cause = error if error.__cause__ is None else error.__cause__
+    status = getattr(getattr(cause, "response", cause), "status_code", None)
+    if status is not None:
+        return 400 <= status < 500 and status not in (408, 425, 429)
+    # An error that the run itself led to is reported without a cause
+    return type(error).__name__ == "RemoteError" and error.__cause__ is None

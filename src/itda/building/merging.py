@@ -51,6 +51,8 @@ def merge(
         whole("atoms", atoms)
         if atoms > there:
             raise OptionError(f"The dictionaries have {there:,} atoms together. Got atoms={atoms:,}; ask for fewer.")
+        if atoms < parts[0].coding.steps:
+            raise OptionError(f"Codes of these dictionaries have {parts[0].coding.steps} steps. Got atoms={atoms}.")
     if max_unexplained is not None and rows is not None:
         raise OptionError("max_unexplained= is a threshold for atoms, not for a sample of rows. Leave one of them out.")
     coding, width = parts[0].coding, parts[0].width

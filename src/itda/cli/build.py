@@ -92,7 +92,9 @@ def build(
     if restart:
         checkpoints.remove(checkpoint)
     targets = {name: out / name if site and len(site) > 1 else out for name in site or [""]}
-    going_on = checkpoint.is_dir()  # a stop between saving and clearing away left the same dictionary there
+    going_on = checkpoints.is_begun(
+        checkpoint
+    )  # a stop between saving and clearing away left the same dictionary there
     for target in targets.values():
         check_free(target, "dictionary", overwrite=overwrite or going_on)
     asked: dict[str, Any] = {
@@ -106,6 +108,10 @@ def build(
                 raise OptionError(
                     "--store has activations of its own text. Leave out --corpus and --tokens, and name one --site."
                 )
+            given = {"--window": window, "--bos": bos, "--device": device, "--dtype": dtype, "--tokenizer": tokenizer}
+            unused = [name for name, value in given.items() if value is not None]
+            if unused:
+                raise OptionError(f"--store has activations that were taken already. Leave out {', '.join(unused)}.")
             if shards is not None:
                 raise OptionError("--store has as many shards as it was captured with. Leave out --shards.")
             stored = Store(store).open(next(iter(site or []), None), entry=entry)

@@ -135,13 +135,22 @@ def scale_options(
 ) -> dict[str, Any] | None:
     """How work is spread over workers; None if nobody asked for that."""
     if shards is None and workers is None and address is None:
+        if cpus != 1 or gpus:
+            raise OptionError("--worker-cpus and --worker-gpus are for workers. Give --shards or --workers too.")
         return None
     given = {"shards": shards, "workers": workers, "address": address, "cpus": cpus, "gpus": gpus}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def load_options(device: str | None, dtype: str | None, attention: str | None, tokenizer: str | None) -> dict[str, Any]:
-    """How workers load a model."""
+    """How workers load a model.
+
+    Raises: OptionError for a model on other machines, which needs no workers here.
+    """
+    if device == REMOTE:
+        raise OptionError(
+            f"A model on other machines needs no workers here. Leave out --shards and --workers, or --device {REMOTE}."
+        )
     given = {"device": device, "dtype": dtype, "attention": attention, "tokenizer": tokenizer}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -62,7 +62,8 @@ def encode(
             texts = common.open_corpus(corpus, name, split_on, text_field, encoding_errors)
             encoding = scale.encode(dictionary, name, texts, folder=parts, load=load, **asked, **spread)
     encoding.save(out, overwrite=overwrite)
-    checkpoints.remove(parts)
+    if spread is not None:
+        checkpoints.remove(parts)
     facts = {
         "folder": str(out),
         "rows": len(encoding),

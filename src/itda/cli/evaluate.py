@@ -64,6 +64,10 @@ def evaluate(
                     "--store holds activations of its own text, and no model is run. Leave out --corpus, --shards, "
                     "--workers and --address."
                 )
+            given = {"--model": model, "--device": device, "--dtype": dtype, "--tokenizer": tokenizer}
+            unused = [name for name, value in given.items() if value is not None]
+            if unused:
+                raise OptionError(f"With --store no model is run. Leave out {', '.join(unused)}.")
             dictionary = Dictionary.from_pretrained(str(folder))
             stored = Store(store).open(site or (dictionary.site if dictionary.provenance else None), entry=entry)
             report = evaluate_activations(dictionary, stored, steps=steps, seed=seed, memory=memory)

@@ -4,6 +4,7 @@ A checkpoint is a folder of numbered states, each written whole or not at all; t
 counts. It knows which run it belongs to, and a lock keeps a second process away.
 """
 
+import re
 import shutil
 import signal
 import threading
@@ -20,6 +21,8 @@ from itda.errors import FormatError, MismatchError
 from itda.options import seconds
 
 _KIND = "checkpoint"
+# States, hidden states of a model on disk, parts of a run on many workers
+_OURS = re.compile(rf"\d+|hidden|survey|part-\d+|{re.escape(files.MANIFEST)}|{re.escape(locks.LOCK)}")
 
 
 class Saved(NamedTuple):
@@ -129,20 +132,30 @@ def check_same_run(there: Mapping[str, Any], here: Mapping[str, Any], folder: Pa
     if differing:
         raise MismatchError(
             f"What is in {folder} belongs to another run: {'; '.join(differing[:4])}. Run that one again to end it, "
-            "or remove the folder to begin anew (--restart)."
+            "or remove the folder to begin anew (itda build --restart does)."
         )
 
 
 def remove(folder: Path) -> None:
-    """Delete a checkpoint.
+    """Delete a checkpoint, or what parts of a run have left; what is not ours stays.
 
     Raises: OutputError if another process is writing it.
     """
-    if folder.is_dir():
-        with locks.held(folder):
-            pass
-        with suppress(OSError):
-            shutil.rmtree(folder)
+    if not is_begun(folder):
+        return
+    with locks.held(folder):
+        pass
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name):
+            with suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with suppress(OSError):  # something else is in it
+        folder.rmdir()
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a run has left anything there to go on from."""
+    return folder.is_dir() and any(_OURS.fullmatch(path.name) for path in folder.iterdir())
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -185,6 +185,8 @@ class Corpus:
         Raises: OptionError; CorpusError if there are fewer documents than parts.
         """
         whole("parts", count)
+        if tokens is not None:
+            whole("tokens", tokens, least=count)
         ids = sorted(self.ids)  # hashes: their order has nothing to do with that of the texts
         if len(ids) < count:
             raise CorpusError(

@@ -53,6 +53,18 @@ class FoundAtom(NamedTuple):
         return f"{self.atom:>6}  {self.score:>10.4g}  {self.source.text!r}"
 
 
+def checked_dictionary(dictionary: Any) -> "Dictionary":
+    """The dictionary itself.
+
+    Raises: OptionError if it is something else.
+    """
+    if not isinstance(dictionary, Dictionary):
+        raise OptionError(
+            f"This needs an itda.Dictionary. Got {type(dictionary).__name__}; open one with from_pretrained."
+        )
+    return dictionary
+
+
 def library_versions() -> dict[str, str]:
     """The versions that decide the numbers in a dictionary."""
     return {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numba", "numpy")}

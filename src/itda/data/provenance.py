@@ -13,7 +13,8 @@ from itda.errors import MismatchError
 from itda.models.fingerprints import ModelRecord
 
 # Of a capture, what may differ between the parts of one corpus
-_OF_ITS_PART = ("tokens", "seed", "counts", "sink_norm")
+_FOUND = ("tokens", "counts", "sink_norm")
+_OF_ITS_PART = (*_FOUND, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Provenance:
         model = self.model
         facts = [
             model.config, model.files or model.parameters, model.tokenizer, model.settings.get("dtype"), self.site,
-            {name: value for name, value in self.capture.items() if name not in _OF_ITS_PART},
+            {name: value for name, value in self.capture.items() if name not in _FOUND},
             self.part and asdict(replace(self.part, number=0)),
         ]  # fmt: skip
         return json.dumps(facts, sort_keys=True)

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from itda.data import files, locks, shards
 from itda.data.entries import DamagedEntry, StoredActivations
@@ -26,7 +27,7 @@ from itda.errors import FormatError, MismatchError, OptionError
 from itda.options import one_of
 
 _KIND = "store"
-_HIDDEN = ".hidden-"
+_HIDDEN, _SURVEY = ".hidden-", ".survey-"
 _DIGITS = 12  # of the fingerprint, in the name of an entry
 
 
@@ -130,6 +131,11 @@ class Store:
         """A folder for what a capture of several sites needs between its passes; not made yet."""
         key = hashlib.blake2b("".join(fingerprint(one, "") for one in asked).encode(), digest_size=6).hexdigest()
         return self.folder / f"{_HIDDEN}{key}"
+
+    def survey(self, facts: Sequence[Any]) -> Path:
+        """A folder for what was found out about the parts of one capture before it was begun; not made yet."""
+        plain = json.dumps(files.to_plain({"facts": facts}), sort_keys=True)
+        return self.folder / f"{_SURVEY}{hashlib.blake2b(plain.encode(), digest_size=6).hexdigest()}"
 
     def prune(
         self, names: Sequence[str] | None = None, *, damaged: bool = False, incomplete: bool = False,

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ _BETWEEN = 8192  # rows after which a builder gives back what the allocator has 
 _TEXT_BYTES = 4.5  # of a token
 _SAMPLE, _MERGE_SAMPLE, _OVERSAMPLED = 8192, 32_768, 2  # rows by which a builder and a merge measure; atoms of parts
 _TOGETHER = 1024
+_SHARDS = 8  # of a run on workers, if nobody says
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +142,17 @@ def plan(
     """
     whole("tokens", tokens)
     of, spread = ModelSize.of(model), shards is not None or workers is not None
-    for name, value in (("shards", shards), ("workers", workers)):
+    for name, value in (("shards", shards), ("workers", workers), ("threads", threads)):
         whole(name, 1 if value is None else value)
-    shards = shards or max(8, workers or 0) if spread else 1
-    workers = (workers or shards) if spread else 1
     where = on if isinstance(on, Machine) else machine(on, threads=threads or (1 if spread else None))
+    shards = (shards or _SHARDS) if spread else 1
+    if workers is not None and workers > shards:
+        raise OptionError(
+            f"{shards} shards keep at most {shards} workers busy. Got workers={workers}; ask for as many."
+        )
+    # Of this machine there is one; of those of a cluster as many as there is work for
+    most = max(1, (os.cpu_count() or 1) // where.threads) if where.measured else shards
+    workers = (workers or min(shards, most)) if spread else 1
     layer = of.depth // 2 if layer is None else layer
     whole("layer", layer, least=0)
     if layer >= of.depth:
@@ -157,10 +165,14 @@ def plan(
             raise OptionError(f"{name} must be a number of at least 1. Got {number!r} instead.")
     window = min(of.positions, 128) if window is None else window
     whole("window", window)
+    if window > of.positions:
+        raise OptionError(f"{of.name} takes at most {of.positions:,} tokens at once. Got window={window:,}.")
     atoms = 8 * of.width if atoms is None else atoms
     steps = default_steps(of.width) if steps is None else steps
     whole("atoms", atoms)
     whole("steps", steps)
+    if not steps <= atoms <= tokens:
+        raise OptionError(f"atoms must be from {steps} (steps) to {tokens:,} (tokens). Got atoms={atoms:,}.")
     notes = []
     if not where.measured:
         notes.append(f"the rates of {where.name} are from data sheets, not measured")
@@ -171,6 +183,11 @@ def plan(
         of, where, tokens / shards, text / shards, atoms, steps, layer + 1, window, document_tokens, kept, shards,
         workers,
     )  # fmt: skip
+    together = workers * sum(run.memory(from_disk=from_disk).values())
+    if where.measured and together > where.memory:
+        notes.append(
+            f"{workers} workers need {size(together)} together, and this machine has {size(where.memory)} left"
+        )
     return Plan(
         asked={
             "model": of.name, "parameters": of.parameters, "layer": layer, "tokens": tokens, "atoms": atoms,

@@ -19,9 +19,10 @@ from itda.data.token_means import TokenMeansAccumulator
 from itda.errors import OptionError
 from itda.models.loading import Model
 from itda.options import checked
+from itda.scale import results
 from itda.scale.cluster import connected
-from itda.scale.shares import mapped, results_in, split_options, surveyed
-from itda.scale.tasks import BuildPart, BuildStoredPart, ModelSource, load_part
+from itda.scale.shares import checked_corpus, mapped, results_in, split_options, surveyed
+from itda.scale.tasks import BuildPart, BuildStoredPart, ModelSource, load_built
 
 _OVERSAMPLED = 2  # atoms of all parts together, for each one that is kept
 _SAMPLE = 32_768  # rows by which those are chosen
@@ -67,15 +68,16 @@ def build_many(
     """
     how, rest = split_options(options)
     request, of_capture = split_build_options(rest)
-    source, parts = ModelSource.of(model, load), corpus.parts(how.shards, tokens=tokens)
-    places = None if sites is None else tuple(sites)
+    parts = checked_corpus(corpus).parts(how.shards, tokens=tokens)
+    source, places = ModelSource.of(model, load, how), None if sites is None else tuple(sites)
+    _check_size(request, how.shards)
     options_of_capture = checked(CaptureOptions, of_capture)
     run = {
         "model": source.facts, "corpus": corpus.fingerprint, "sites": places, "tokens": tokens, "shards": how.shards,
         "build": request.facts(), "capture": asdict(options_of_capture),
     }  # fmt: skip
-    with connected(how) as cluster, results_in(folder, how, run) as kept:
-        survey = surveyed(cluster, source, parts, places, options_of_capture, tokens)
+    with connected(how) as cluster, results_in(folder, cluster, run) as kept:
+        survey = surveyed(cluster, source, parts, places, options_of_capture, tokens, kept=kept.folder / "survey")
         width, rows = survey.width, survey.rows
         work = BuildPart(
             model=source, parts=parts, sites=survey.sites, capture=survey.capture, tokens=survey.shares,
@@ -106,14 +108,31 @@ def build_stored(
             "(itda capture --shards 8), or build without workers."
         )
     entries = tuple(part.folder.resolve() for part in stored.parts)
+    if "shards" in options:
+        raise OptionError("A capture has as many shards as it was made with. Leave out shards=.")
     how, rest = split_options({**options, "shards": len(entries)})
     request = checked(BuildRequest, rest)
+    _check_size(request, how.shards)
     run = {"rows": stored.fingerprint, "build": request.facts()}
-    with connected(how) as cluster, results_in(folder, how, run) as kept:
+    with connected(how) as cluster, results_in(folder, cluster, run) as kept:
         part = _for_a_part(request, stored.width, len(stored), how.shards)
         work = BuildStoredPart(entries=entries, request=part, folder=kept.folder, every=every)
         mapped(cluster, work, kept.missing(range(how.shards)), "build", progress)
         return _merged(kept.folder, how.shards, stored.site, request, stored.width, len(stored))
+
+
+def _check_size(request: BuildRequest, shards: int) -> None:
+    """Refuse what a merge could not do, before any work is done for it."""
+    steps = request.coding.steps if request.coding else request.steps
+    if request.atoms is not None and steps is not None and steps > request.atoms:
+        raise OptionError(
+            f"steps={steps} is more than the {request.atoms} atoms asked for. Lower steps, or ask for more atoms."
+        )
+    if request.method == "paper" and request.atoms is None and shards > 1:
+        raise OptionError(
+            "Parts that were built to the paper's threshold are merged to a size, since the rule has none for atoms of "
+            "other parts. Give atoms=, or build without workers."
+        )
 
 
 def _for_a_part(request: BuildRequest, width: int, rows: int, shards: int) -> BuildRequest:
@@ -134,11 +153,11 @@ def _wanted(request: BuildRequest, width: int, rows: int) -> int | None:
 def _merged(folder: Path, shards: int, site: str, request: BuildRequest, width: int, rows: int) -> Dictionary:
     """One dictionary of those of all parts, of which never more than the atoms are held together."""
     if shards == 1:
-        return load_part(folder, 0, site)[0]
+        return results.loaded(folder, 0, lambda place: load_built(place, site))[0]
     parts, samples = [], []
     means: TokenMeansAccumulator | None = None
     for number in range(shards):
-        part, sample = load_part(folder, number, site)
+        part, sample = results.loaded(folder, number, lambda place: load_built(place, site))
         samples.append(sample[:: math.ceil(len(sample) * shards / _SAMPLE)].clone())
         if part.token_means is not None:
             means = means or TokenMeansAccumulator(part.width)
@@ -149,4 +168,10 @@ def _merged(folder: Path, shards: int, site: str, request: BuildRequest, width: 
         merged = merge(parts, max_unexplained=request.max_unexplained)
     else:
         merged = merge(parts, atoms=min(wanted, sum(map(len, parts))), rows=torch.cat(samples))
+        if len(merged) < wanted:
+            note = (
+                f"Only {len(merged):,} of {wanted:,} atoms could be taken: the others of the parts are "
+                "repeats of these or sums of them, or no row of the sample needs them."
+            )
+            merged = replace(merged, build=replace(merged.build, notes=(*merged.build.notes, note)))
     return replace(merged, token_means=means.finish() if means else None)

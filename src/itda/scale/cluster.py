@@ -32,6 +32,11 @@ def connected(options: ScaleOptions) -> Iterator["Cluster"]:
     except ImportError as error:
         raise MissingExtraError("Work on many workers", "scale") from error
     own = not ray.is_initialized()
+    if not own and options.address is not None:
+        raise OptionError(
+            f"This process is connected to Ray already. Leave out address={options.address!r}, or disconnect first "
+            "(ray.shutdown())."
+        )
     if own:
         _connect(ray, options)
     try:
@@ -78,6 +83,14 @@ class Cluster:
 
     def __init__(self, ray: Any, options: ScaleOptions) -> None:
         self._ray, self._options = ray, options
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        self.machines = len(nodes)
+        fitting = [node for node in nodes if node.get("CPU", 0) >= options.cpus and node.get("GPU", 0) >= options.gpus]
+        if not fitting:
+            raise ClusterError(
+                f"No machine of the cluster has {options.cpus} processors and {options.gpus:g} GPUs, which each worker "
+                "is to have. Ask for fewer."
+            )
         there = int(ray.cluster_resources().get("CPU", 1)) // options.cpus
         self.workers = options.workers or max(1, min(options.shards, there))
         """Parts that are worked on at once."""
@@ -96,7 +109,7 @@ class Cluster:
         )
         try:
             sent = self._ray.put(work)
-        except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except Exception as error:  # whatever a part of it says that cannot be sent
             raise OptionError(
                 f"This cannot be sent to other processes: {error}. Give the name or folder of the model instead of the "
                 "model itself."

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from itda.capturing import CaptureOptions
 from itda.data.corpus import Corpus
-from itda.data.dictionary import Dictionary
+from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.encoding import Encoding
 from itda.data.entries import StoredActivations
 from itda.data.joined import JoinedActivations
@@ -20,7 +21,7 @@ from itda.options import checked, whole
 from itda.pursuit import Coding
 from itda.scale import results
 from itda.scale.cluster import connected
-from itda.scale.shares import mapped, results_in, split_options, surveyed
+from itda.scale.shares import checked_corpus, mapped, results_in, split_options, surveyed
 from itda.scale.tasks import CapturePart, EncodePart, EvaluatePart, ModelSource
 
 
@@ -52,10 +53,12 @@ def capture(
     place = store if isinstance(store, Store) else Store(store, create=True)
     one = site is None or isinstance(site, str)
     sites = (site,) if isinstance(site, str) else None if site is None else tuple(site)
-    source, parts = ModelSource.of(model, load), corpus.parts(how.shards, tokens=tokens)
-    options_of_capture = checked(CaptureOptions, rest)
+    parts = checked_corpus(corpus).parts(how.shards, tokens=tokens)
+    source, options_of_capture = ModelSource.of(model, load, how), checked(CaptureOptions, rest)
+    facts = [source.facts, corpus.fingerprint, sites, asdict(options_of_capture), tokens, how.shards]
+    kept = place.survey(facts)
     with connected(how) as cluster:
-        survey = surveyed(cluster, source, parts, sites, options_of_capture, tokens)
+        survey = surveyed(cluster, source, parts, sites, options_of_capture, tokens, kept=kept)
         work = CapturePart(
             model=source, parts=parts, sites=survey.sites, capture=survey.capture, tokens=survey.shares,
             store=place.folder.resolve(), dtype=dtype, every=every,
@@ -90,25 +93,31 @@ def encode(
     Raises: as `itda.encode`; ClusterError; MissingExtraError without Ray.
     """
     how, rest = split_options(options)
-    source, parts = ModelSource.of(model, load), corpus.parts(how.shards, tokens=tokens)
+    checked_dictionary(dictionary)
+    source, parts = ModelSource.of(model, load, how), checked_corpus(corpus).parts(how.shards, tokens=tokens)
     of_capture = {name: value for name, value in rest.items() if name in CaptureOptions.__dataclass_fields__}
     run = {
         "dictionary": dictionary.fingerprint, "model": source.facts, "corpus": corpus.fingerprint, "tokens": tokens,
-        "shards": how.shards, "seed": seed, "options": {name: str(value) for name, value in rest.items()},
+        "shards": how.shards, "seed": seed,
+        "options": {name: str(value) for name, value in rest.items() if name != "memory"},
     }  # fmt: skip
-    with connected(how) as cluster, results_in(folder, how, run) as kept:
+    with connected(how) as cluster, results_in(folder, cluster, run) as kept:
         shares: tuple[int | None, ...] = (None,) * how.shards
         if tokens is not None:
             asked = capture_options_of(dictionary, {**of_capture, "seed": seed})
             site = dictionary.site if dictionary.provenance else rest.get("site")
-            shares = surveyed(cluster, source, parts, (site,) if site else None, asked, tokens).shares
+            sites, survey = (site,) if site else None, kept.folder / "survey"
+            shares = surveyed(cluster, source, parts, sites, asked, tokens, kept=survey).shares
         work = EncodePart(
             model=source, parts=parts, dictionary=dictionary, options={**rest, "seed": seed}, tokens=shares,
             folder=kept.folder,
         )  # fmt: skip
         mapped(cluster, work, kept.missing(range(how.shards)), "encode", progress)
         return Encoding.joined(
-            [Encoding.load(results.place_of_part(kept.folder, number) / "encoding") for number in range(how.shards)]
+            [
+                results.loaded(kept.folder, number, lambda place: Encoding.load(place / "encoding"))
+                for number in range(how.shards)
+            ]
         )
 
 
@@ -144,8 +153,9 @@ def evaluate(
     if rest:
         raise OptionError(f"There is no option {', '.join(map(repr, rest))}.")
     whole("resamples", resamples)
-    held_out, excluded = held_out_of(dictionary, corpus)
-    source, parts = ModelSource.of(model, load), held_out.parts(how.shards, tokens=tokens)
+    checked_dictionary(dictionary)
+    held_out, excluded = held_out_of(dictionary, checked_corpus(corpus))
+    source, parts = ModelSource.of(model, load, how), held_out.parts(how.shards, tokens=tokens)
     measured: dict[str, Any] = {
         "site": site, "check_model": check_model, "tokens": None if tokens is None else math.ceil(tokens / how.shards),
         "steps": steps, "coding": coding, "baselines": baselines, "seed": seed, "backend": backend, "memory": memory,
@@ -154,12 +164,15 @@ def evaluate(
         **measured, "coding": coding and coding.to_dict(), "memory": None, "dictionary": dictionary.fingerprint,
         "model": source.facts, "corpus": held_out.fingerprint, "shards": how.shards,
     }  # fmt: skip
-    with connected(how) as cluster, results_in(folder, how, run) as kept:
+    with connected(how) as cluster, results_in(folder, cluster, run) as kept:
         work = EvaluatePart(model=source, parts=parts, dictionary=dictionary, folder=kept.folder, **measured)
         mapped(cluster, work, kept.missing(range(how.shards)), "evaluate", progress)
-        places = [results.place_of_part(kept.folder, number) for number in range(how.shards)]
-        tally = Tally.load(places[0] / "tally")
-        for place in places[1:]:
-            tally.add(Tally.load(place / "tally"))
-        said = results.facts(places[0])
+        tallies = (
+            results.loaded(kept.folder, number, lambda place: Tally.load(place / "tally"))
+            for number in range(how.shards)
+        )
+        tally = next(tallies)
+        for other in tallies:
+            tally.add(other)
+        said = results.facts(results.place_of_part(kept.folder, 0))
         return tally.report(model=said["model"], site=said["site"], excluded=excluded, resamples=resamples, seed=seed)

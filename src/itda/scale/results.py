@@ -1,16 +1,17 @@
 """What the parts of one run leave in a folder: a second run of the same finds what is finished, and does the rest."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from itda.data import checkpoints, files, locks
 from itda.data.dictionary import library_versions
-from itda.errors import FormatError, MismatchError
+from itda.errors import ClusterError, FormatError, MismatchError, OutputError
 
 _KIND, _PART = "parts", "part"
+Result = TypeVar("Result")
 
 
 class Results:
@@ -39,9 +40,13 @@ class Results:
                 with files.parsing(self.folder):
                     run = dict(there["run"])
                 checkpoints.check_same_run(run, self._run, self.folder)
+            elif any(path.name != locks.LOCK for path in self.folder.iterdir()):
+                raise OutputError(
+                    f"{self.folder} holds something else than parts of a run. Choose another folder, or remove it."
+                )
             else:
                 files.write_manifest(self.folder, _KIND, {"run": self._run})
-        except (FormatError, MismatchError):
+        except (FormatError, MismatchError, OutputError):
             self._open.close()
             raise
         return self
@@ -52,6 +57,31 @@ class Results:
     def missing(self, numbers: Sequence[int]) -> list[int]:
         """Those of the parts that are not finished."""
         return [number for number in numbers if not is_finished(place_of_part(self.folder, number))]
+
+
+def place_to_write(folder: Path, number: int) -> Path:
+    """Where a worker leaves the result of a part.
+
+    Raises: ClusterError if it does not see the folder that the others use.
+    """
+    if not (folder / files.MANIFEST).exists():
+        raise ClusterError(
+            f"A worker does not find {folder}. Give a folder on storage that is the same for all machines."
+        )
+    return place_of_part(folder, number)
+
+
+def loaded(folder: Path, number: int, load: Callable[[Path], Result]) -> Result:
+    """The result of a part.
+
+    Raises: FormatError if it is damaged; the part then counts as not finished.
+    """
+    place = place_of_part(folder, number)
+    try:
+        return load(place)
+    except FormatError as error:
+        (place / files.MANIFEST).unlink(missing_ok=True)
+        raise FormatError(f"{error} The same command makes part {number + 1} again.") from error
 
 
 def place_of_part(folder: Path, number: int) -> Path:

@@ -1,6 +1,5 @@
 """What is done for one part: plain data that can be sent to another process, and called there with a number."""
 
-import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,12 +13,16 @@ from itda.data import files
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
 from itda.data.entries import StoredActivations
+from itda.data.store import Store
 from itda.encoding import encode
+from itda.errors import ClusterError, FormatError, OptionError
 from itda.evaluation import tally_windows
 from itda.explaining import place_of
-from itda.models.loading import Model, checked_model, load_model
+from itda.models import fingerprints
+from itda.models.loading import Model, checked_model, load_model, locate
 from itda.pursuit import Coding
 from itda.scale import results
+from itda.scale.options import ScaleOptions
 
 SAMPLE = "sample"
 
@@ -30,28 +33,47 @@ class ModelSource:
 
     name: str | None
     model: Model | None
-    options: tuple[tuple[str, Any], ...]
+    options: Mapping[str, Any]
+    weights: str | None
+    """Hash of the files, so that a process does not take what it has loaded for what is there now."""
 
     @classmethod
-    def of(cls, model: str | Path | Model, options: Mapping[str, Any] | None) -> "ModelSource":
-        """A name with options of `load_model`, or a model as it is."""
-        if isinstance(model, str | Path):
-            return cls(str(model), None, tuple(sorted((options or {}).items())))
-        return cls(None, checked_model(model), ())
+    def of(cls, model: str | Path | Model, options: Mapping[str, Any] | None, how: ScaleOptions) -> "ModelSource":
+        """A name with options of `load_model`, or a model as it is.
+
+        Raises: OptionError, ModelError.
+        """
+        given = dict(options or {})
+        if not isinstance(model, str | Path):
+            if given:
+                raise OptionError(f"load= is for the name of a model. Got a model, and load={given!r}; leave it out.")
+            return cls(None, checked_model(model), {}, None)
+        if not how.gpus:
+            given.setdefault("device", "cpu")  # all workers of a machine would take its first GPU
+        folder = locate(str(model))[1]
+        return cls(str(model), None, given, fingerprints.files_hash(folder) if folder else None)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What it is, as plain values."""
-        return {"name": self.name, **dict(self.options)} if self.model is None else asdict(self.model.record)
+        if self.model is not None:
+            return asdict(self.model.record)
+        options = {name: str(value) for name, value in self.options.items()}
+        return {"name": self.name, "weights": self.weights, **options}
 
     def open(self) -> Model:
         """The model; a process loads it once."""
-        return self.model or _load(str(self.name), self.options)
+        if self.model is not None:
+            return self.model
+        if _loaded.get("source") != self.facts:
+            _loaded.clear()
+            _loaded.update(source=self.facts, model=load_model(str(self.name), **self.options))
+        model: Model = _loaded["model"]
+        return model
 
 
-@functools.lru_cache(maxsize=1)
-def _load(name: str, options: tuple[tuple[str, Any], ...]) -> Model:
-    return load_model(name, **dict(options))
+_loaded: dict[str, Any] = {}
+"""The last model that this process has loaded, and what it was loaded from."""
 
 
 class Surveyed(NamedTuple):
@@ -112,8 +134,14 @@ class CapturePart(OfSites):
         """Site -> the folder of its entry."""
         model = self.model.open()
         options = {**asdict(self.capture), "tokens": self.tokens[number]}
+        try:
+            store = Store(self.store)
+        except FormatError as error:
+            raise ClusterError(
+                f"A worker does not find the store {self.store}. Put it where it is the same for all machines."
+            ) from error
         stored = capture(
-            model, self.parts[number], self.names(model), store=self.store, dtype=self.dtype, every=self.every,
+            model, self.parts[number], self.names(model), store=store, dtype=self.dtype, every=self.every,
             progress=False, **options,
         )  # fmt: skip
         return {site: entry.folder for site, entry in stored.items()}
@@ -131,7 +159,7 @@ class BuildPart(OfSites):
 
     def __call__(self, number: int) -> None:
         """Leave a dictionary and a sample of its rows at each site in the folder."""
-        place = results.place_of_part(self.folder, number)
+        place = results.place_to_write(self.folder, number)
         model = self.model.open()
         options = replace(self.capture, tokens=self.tokens[number])
         run = Capture(model, self.parts[number], self.names(model), options)
@@ -154,7 +182,7 @@ class BuildStoredPart:
 
     def __call__(self, number: int) -> None:
         """Leave a dictionary and a sample of its rows in the folder."""
-        place = results.place_of_part(self.folder, number)
+        place = results.place_to_write(self.folder, number)
         stored = StoredActivations(self.entries[number]).whole()
         dictionary, sample = built_from_rows(
             stored, self.request, checkpoint=place / results.CHECKPOINT, every=self.every, advance=lambda _: None
@@ -168,12 +196,11 @@ def _save(place: Path, site: str, dictionary: Dictionary, sample: torch.Tensor) 
     files.write_folder(place / f"{site}.{SAMPLE}", SAMPLE, {}, {"rows": {"rows": sample}}, overwrite=True)
 
 
-def load_part(folder: Path, number: int, site: str) -> tuple[Dictionary, torch.Tensor]:
+def load_built(place: Path, site: str) -> tuple[Dictionary, torch.Tensor]:
     """The dictionary of a part at a site, and some of its rows.
 
     Raises: FormatError.
     """
-    place = results.place_of_part(folder, number)
     _, tensors = files.read_folder(place / f"{site}.{SAMPLE}", SAMPLE)
     return Dictionary.from_pretrained(place / site), tensors["rows"]["rows"]
 
@@ -189,7 +216,7 @@ class EncodePart(OfModel):
 
     def __call__(self, number: int) -> None:
         """Leave an encoding in the folder."""
-        place = results.place_of_part(self.folder, number)
+        place = results.place_to_write(self.folder, number)
         encoding = encode(
             self.dictionary, self.model.open(), self.parts[number], tokens=self.tokens[number], progress=False,
             **self.options,
@@ -216,7 +243,7 @@ class EvaluatePart(OfModel):
 
     def __call__(self, number: int) -> None:
         """Leave a tally in the folder."""
-        place = results.place_of_part(self.folder, number)
+        place = results.place_to_write(self.folder, number)
         model = self.model.open()
         where = place_of(self.dictionary, model, self.site, self.check_model)
         tally = tally_windows(
