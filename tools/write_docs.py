@@ -6,6 +6,7 @@ python tools/write_docs.py [--check]
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,10 +91,10 @@ def scaling(text: str) -> str:
     ]
     plans = []
     for options in LARGE_RUNS:
-        found = plan(ROOT / LARGE, atoms=16_384, **options)
+        found = plan(LARGE, atoms=16_384, **options)  # by the same name wherever the repository is: lines are wrapped
         asked = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in options.items() if name != "on")
         plans.append(f"`{asked.replace(' True', '')} --machine {options['on']}`\n\n```text\n{found!s}\n```\n")
-    listed = "\n".join(plans).replace(str(ROOT / LARGE), "Llama-3.1-405B")
+    listed = "\n".join(plans).replace(LARGE, "Llama-3.1-405B")
     return _between(_between(text, "plan", "\n" + markdown(rows)), "llama", "\n" + listed)
 
 
@@ -133,6 +134,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
+    os.chdir(ROOT)
     stale = 0
     for name, make in PAGES.items():
         path = ROOT / name

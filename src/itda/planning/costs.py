@@ -17,7 +17,7 @@ _BLOCK, _TOGETHER, _SAMPLE = 8, 1024, 8192  # of the greedy builder: rows looked
 class Constants:
     """Seconds of one of each."""
 
-    token: float = 4e-6
+    token: float = 3e-6
     """Read and cut into tokens, and the same again for one that gives a row: its source is written down."""
     byte: float = 5e-9
     """Of a text that is looked through for documents of a part."""
@@ -31,7 +31,7 @@ class Constants:
     """Inner products of a new atom, for each number of each atom there is."""
     product: float = 1.29
     """Each second that the largest products would take, in the sizes that occur."""
-    start: float = 6.0
+    start: float = 5.0
     """A process that loads its libraries and kernels."""
     workers: float = 12.0
     """Ray, and the same once more in every worker, all at once."""
