@@ -40,7 +40,7 @@ class Results:
                 with files.parsing(self.folder):
                     run = dict(there["run"])
                 checkpoints.check_same_run(run, self._run, self.folder)
-            elif any(path.name != locks.LOCK for path in self.folder.iterdir()):
+            elif any(not path.name.startswith(".") for path in self.folder.iterdir()):  # locks and drafts are ours
                 raise OutputError(
                     f"{self.folder} holds something else than parts of a run. Choose another folder, or remove it."
                 )
