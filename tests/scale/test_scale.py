@@ -235,7 +235,8 @@ def test_a_threshold_instead_of_a_size(name, text, tmp_path):
     assert len(several["resid_post.1"]) == 900 // 4
 
 
-def test_a_model_as_it_is_is_sent(model):
+def test_a_model_as_it_is_is_sent():
+    model = itda.wrap(tiny.module("Llama"), tiny.tokenizer())
     corpus = itda.Corpus.from_texts([text * 2 for text in tiny.KINGS])
     options = {"atoms": 40, "steps": 4, "site": "resid_post.1", "progress": False}
     sent = scale.build(model, corpus, shards=2, **options)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from itda.errors import ClusterError, ItdaError, MissingExtraError, OptionError
+from itda.models.loading import first_lines
 from itda.scale.options import ScaleOptions
 
 Result = TypeVar("Result")
@@ -111,8 +112,8 @@ class Cluster:
             sent = self._ray.put(work)
         except Exception as error:  # whatever a part of it says that cannot be sent
             raise OptionError(
-                f"This cannot be sent to other processes: {error}. Give the name or folder of the model instead of the "
-                "model itself."
+                f"This cannot be sent to other processes: {first_lines(error)} Give the name or folder of the model "
+                "instead of the model itself."
             ) from error
         waiting = list(reversed(numbers))
         running: dict[Any, int] = {}
