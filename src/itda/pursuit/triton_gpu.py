@@ -19,6 +19,7 @@ from itda.pursuit.prepared import Prepared
 
 _ON_CHIP = 16384  # correlations of one row that 16 warps hold in 32 registers each
 _TILE = 4096
+_NEVER = -1.0  # 1 less the energy that was taken is rounding once little is left, and may then fall below zero
 
 
 @triton.jit
@@ -121,7 +122,7 @@ def pursue_block(
         with torch.cuda.device(rows.device) if rows.is_cuda else nullcontext():
             kernel[(len(rows),)](
                 first if fits else first.float(), gram.buffer, chosen, values, size, gram.buffer.stride(0),
-                coding.steps, limits.NEGLIGIBLE, coding.stop_at or 0.0,
+                coding.steps, limits.NEGLIGIBLE, _NEVER if coding.stop_at is None else coding.stop_at,
                 width=width, nonnegative=coding.nonnegative, num_warps=max(4, min(16, width // 1024)),
             )  # fmt: skip
     merged, summed = torch_batched.merge_repeats(chosen.long(), values)
