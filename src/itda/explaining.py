@@ -10,6 +10,7 @@ from rich.text import Text
 
 from itda.capturing import decomposed
 from itda.data.dictionary import Dictionary, checked_dictionary
+from itda.data.mixtures import Ingredient
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, printable
 from itda.data.text_files import clean
@@ -29,6 +30,21 @@ class Piece(NamedTuple):
     coefficient: float
     """In the units of the activations."""
     source: Source
+    mixture: tuple[Ingredient, ...] = ()
+    """What the atom is mixed from, where it is."""
+    named: bool = True
+    """Whether the source is what the atom is; otherwise it is an example of what uses it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        mixed = [{"weight": part.weight, "source": part.source.to_dict()} for part in self.mixture]
+        return {
+            "atom": self.atom,
+            "coefficient": self.coefficient,
+            "source": self.source.to_dict(),
+            "named": self.named,
+            **({"mixture": mixed} if mixed else {}),
+        }
 
 
 @dataclass(frozen=True)
@@ -80,10 +96,7 @@ class Explanation:
                     "char_end": token.char_end,
                     "unexplained": token.unexplained,
                     "left_out": token.left_out,
-                    "pieces": [
-                        {"atom": piece.atom, "coefficient": piece.coefficient, "source": piece.source.to_dict()}
-                        for piece in token.pieces
-                    ],
+                    "pieces": [piece.to_dict() for piece in token.pieces],
                 }
                 for token in self.tokens
             ],
@@ -173,7 +186,7 @@ def explain(
                 zip(codes.atoms[index][used].tolist(), codes.coefficients[index][used].tolist(), strict=True),
                 key=lambda pair: -abs(pair[1]),
             )
-            pieces = tuple(Piece(atom, value, dictionary.sources[atom]) for atom, value in chosen)
+            pieces = tuple(_piece(dictionary, atom, value) for atom, value in chosen)
             tokens.append(
                 ExplainedToken(
                     token=text[start:end] or names.get(token_id, ""),
@@ -186,6 +199,11 @@ def explain(
                 )
             )
     return Explanation(text, tuple(tokens), model.id, where, len(dictionary))
+
+
+def _piece(dictionary: Dictionary, atom: int, coefficient: float) -> Piece:
+    mixture = tuple(dictionary.mixtures[atom]) if dictionary.mixtures else ()
+    return Piece(atom, coefficient, dictionary.sources[atom], mixture, dictionary.kind != "learned")
 
 
 def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model: bool) -> str:
@@ -212,6 +230,12 @@ def _line(piece: Piece) -> Text:
     """One atom on one line; the sign is also a colour, of a pair that colour-blind readers tell apart."""
     colour = "cyan" if piece.coefficient >= 0 else "yellow"
     line = Text.assemble((f"{piece.coefficient:>+9.2f}", colour), (f" {piece.atom:>6}  ", "dim"))
+    for number, (weight, source) in enumerate(piece.mixture):
+        line.append(f"{' | ' if number else ''}{weight:.0%} ", "dim").append(source.shortened(_CONTEXT // 2, 0))
+    if piece.mixture:
+        return line
+    if not piece.named:
+        line.append("e.g. ", "dim")
     if piece.source.document is None:
         return line.append(piece.source.text)
     before, token, after = piece.source.quoted(before=_CONTEXT)

@@ -46,7 +46,7 @@ def card(dictionary: Dictionary, repo_id: str) -> str:
             "",
             "Its most used atoms, with the token in brackets:",
             "",
-            *(f"    {atom:>6}  {dictionary.sources[atom].text}" for atom in most_used),
+            *(f"    {atom:>6}  {dictionary.describe(atom)}" for atom in most_used),
             "",
         ]
     )

@@ -107,3 +107,23 @@ def test_what_does_not_belong_together_is_refused(model, parts):
     for nothing in ([], [1], [None]):
         with pytest.raises(OptionError, match="list of dictionaries"):
             itda.merge(nothing)
+
+
+def test_mixtures_stay_mixtures_and_learned_atoms_are_refused():
+    rows, _ = coherent(900, 16, 10)
+    halves = torch.split(rows, 450)
+    options = {"atoms": 40, "steps": 3, "progress": False}
+    parts = [itda.build_from_activations(half, method="mixture", **options) for half in halves]
+    merged = itda.merge(parts, atoms=50, rows=rows)
+    assert (merged.kind, len(merged), len(merged.mixtures)) == ("mixtures", 50, 50)
+    known = [part.mixtures[atom] for part in parts for atom in range(40)]
+    assert all(merged.mixtures[atom] in known for atom in range(50))
+    learned = [itda.build_from_activations(half, method="learned", **options) for half in halves]
+    with pytest.raises(OptionError, match="A merge takes atoms that are activations"):
+        itda.merge(learned)
+    real = itda.build_from_activations(halves[1], method="budget", **options)
+    with pytest.raises(MismatchError, match="other activations than the first, mixtures"):
+        itda.merge([parts[0], real])
+    pairs = itda.build_from_activations(halves[1], method="mixture", parts=2, **options)
+    with pytest.raises(MismatchError, match="Build both alike"):
+        itda.merge([parts[0], pairs])

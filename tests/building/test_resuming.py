@@ -30,8 +30,8 @@ def corpus():
 @pytest.fixture(autouse=True)
 def _held_back(monkeypatch):
     """So that blocks are looked at before the end."""
-    monkeypatch.setattr("itda.building.builder._HELD_BACK", 100)
-    monkeypatch.setattr("itda.building.builder._AT_ONCE", 64)
+    monkeypatch.setattr("itda.building.blocks._HELD_BACK", 100)
+    monkeypatch.setattr("itda.building.blocks._AT_ONCE", 64)
 
 
 def stop_after(blocks, patch):
@@ -55,7 +55,14 @@ def saved(dictionary, folder):
 
 @pytest.mark.parametrize("blocks", [0, 1, 3, 6, 9])
 @pytest.mark.parametrize(
-    "how", [{}, {"method": "paper", "max_cosine_gap": 0.05, "block": 64}, {"max_unexplained": 0.3, "atoms": None}]
+    "how",
+    [
+        {},
+        {"method": "paper", "max_cosine_gap": 0.05, "block": 64},
+        {"max_unexplained": 0.3, "atoms": None},
+        {"method": "budget", "pool": 100},
+        {"method": "mixture"},
+    ],
 )
 def test_goes_on_to_the_same_bytes(model, corpus, tmp_path, blocks, how):
     options = {**OPTIONS, "mean_rows": None, **how}

@@ -176,7 +176,7 @@ def test_build_says_what_it_did(run, place):
         (["build", "model", "--corpus", "texts.txt", "--out", "x"], "split_on"),
         (["build", "model", "--corpus", "texts.json", "--out", "d"], "d exists. Choose another folder"),
         (["build", "model", "--corpus", "texts.json", "--out", "model", "--overwrite"], "not written by itda"),
-        (["build", "model", "--corpus", "texts.json", "--method", "x", "--out", "x"], "greedy, paper"),
+        (["build", "model", "--corpus", "texts.json", "--method", "x", "--out", "x"], "budget, greedy, mixture, paper"),
         (["build", "model", "--corpus", "texts.json", "--atoms", "many", "--out", "x"], "unable to parse"),
         (["evaluate", "nothing", "--corpus", "texts.json"], "There is no folder nothing"),
         (["evaluate", "model", "--corpus", "texts.json"], "has no itda.json"),

@@ -272,6 +272,8 @@ def test_what_goes_wrong_in_a_worker_is_said_here(name, text):
         scale.build("./nowhere", text, shards=2, progress=False)
     with pytest.raises(OptionError, match="more than the 2 atoms"):
         scale.build(name, text, site="resid_post.2", steps=4, atoms=2, shards=1, tokens=500, progress=False)
+    with pytest.raises(OptionError, match="their atoms have no names"):
+        scale.build(name, text, atoms=20, method="learned", shards=2, tokens=500, progress=False)
 
 
 def test_what_cannot_be_spread(name, text, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from typing import Any
 from itda import progress as progress_bars
 from itda.building.builder import Builder
 from itda.building.merging import merge
-from itda.building.request import BuildRequest, default_atoms
+from itda.building.request import NAMELESS, BuildRequest, default_atoms
 from itda.building.running import built_from_model, built_from_rows
 from itda.capturing import Capture, CaptureOptions
 from itda.data.activations import Activations, BareRows
@@ -20,6 +20,7 @@ from itda.options import checked
 from itda.shapes import as_matrix
 
 __all__ = [
+    "NAMELESS",
     "BuildRequest",
     "Builder",
     "build",
@@ -52,13 +53,13 @@ def build(
         corpus: what it reads; its documents are remembered, and evaluation leaves them out.
         site: the place in the model; the residual stream after the middle layer by default.
         tokens: how many rows to read, spread evenly over the documents; all by default.
-        seed: which tokens are read when not all are.
+        seed: which tokens are read when not all are, and every random choice of the build.
         checkpoint: a folder in which the build leaves what it needs to go on after a stop; it stays until it is
             removed. The same build with the same folder goes on, and ends with the same dictionary.
         every: seconds between two checkpoints.
         progress: draw a bar on stderr.
         options: fields of `BuildRequest` (atoms, steps, method, max_unexplained, max_cosine_gap, coding,
-            center, block, backend) and of `itda.capturing.CaptureOptions`.
+            center, block, pool, passes, parts, backend) and of `itda.capturing.CaptureOptions`.
     Returns: the dictionary, in memory.
     Raises: OptionError, CorpusError, SiteError, ModelError, ActivationError; MismatchError for the checkpoint of
         another build; OutputError if that cannot be written or another process holds it.
@@ -90,8 +91,8 @@ def build_many(
     Returns: site -> dictionary, each the same as `build` would make alone.
     Raises: as `build`.
     """
-    request, capture_options = split_options(options)
-    run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, seed=seed, **capture_options))
+    request, capture_options = split_options({**options, "seed": seed})
+    run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, **capture_options))
     with progress_bars.bar("build", run.total, show=progress) as advance:
         built = built_from_model(run, request, checkpoint=checkpoint, every=every, advance=advance)
     return {name: dictionary for name, (dictionary, _) in built.items()}
@@ -118,7 +119,7 @@ def build_from_activations(
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[BuildRequest, dict[str, Any]]:
-    """The build's own among some options, and those of the capture.
+    """The build's own among some options, and those of the capture; the seed is for both.
 
     Raises: OptionError for a name that neither has.
     """
@@ -128,7 +129,7 @@ def split_options(options: Mapping[str, Any]) -> tuple[BuildRequest, dict[str, A
         known = ", ".join(sorted(own | others))
         raise OptionError(f"There is no option {', '.join(map(repr, unknown))}. The options are {known}.")
     request = BuildRequest(**{name: value for name, value in options.items() if name in own})
-    return request, {name: value for name, value in options.items() if name not in own}
+    return request, {name: value for name, value in options.items() if name in others}
 
 
 def _in_blocks(rows: Any) -> Activations | RowsOnDisk | BareRows:

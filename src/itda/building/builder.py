@@ -1,38 +1,51 @@
-"""What every builder shares: rows arrive in any pieces and are looked at in fixed blocks.
+"""What every builder shares: rows arrive in any pieces, and in the end there is a dictionary.
 
 A builder is a pure function of its options and of the rows in their order: whoever checkpoints,
 resumes or shards a build needs only `update`, `state`, `restore` and `finish`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from itda.building import allocator
 from itda.building.options import BuildOptions
-from itda.data.dictionary import BuildRecord, Dictionary, library_versions
+from itda.data.dictionary import BuildRecord, Dictionary, Kind, library_versions
+from itda.data.mixtures import Mixtures
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeansAccumulator
 from itda.errors import ActivationError, OptionError, ShapeError
-from itda.pursuit import Block, Coding, Prepared, pursue
+from itda.pursuit import Coding, Prepared, pursue
 from itda.shapes import as_matrix
 
 State = dict[str, Tensor]
 
-_AT_ONCE = 1024  # rows whose correlations with the atoms are computed together, at most
-_AT_ONCE_BYTES = 64 * 2**20
-_HELD_BACK = 1024  # rows in which a builder can make good what fewer rows than expected have cost it
 _TIDY_ROWS = 8192  # after so many, memory that is free goes back to the system
-_SAMPLE_ROWS = 8192  # the most on which usage is counted at the end
+
+
+class Atoms(NamedTuple):
+    """What a builder found."""
+
+    prepared: Prepared
+    """The unit atoms."""
+    norms: Tensor
+    """float32 (A,): lengths of what they were."""
+    mean: Tensor
+    """float32 (D,): what was taken off the rows."""
+    sources: Sources
+    kind: Kind = "activations"
+    mixtures: Mixtures | None = None
+    novelty: float = float("inf")
+    """The smallest of any atom when it was added; infinity where the method knows none."""
 
 
 class Builder(ABC):
-    """Turns rows into a dictionary; subclasses say which rows of a block become atoms."""
+    """Turns rows into a dictionary."""
 
     method: ClassVar[str]
 
@@ -50,55 +63,48 @@ class Builder(ABC):
                 f"steps={coding.steps} is more than the {options.atoms} atoms asked for. "
                 "Lower steps, or ask for more atoms."
             )
-        self.coding, self.options, self.backend, self.memory = coding, options, backend, memory
-        self.prepared = self._no_atoms(width)
+        self.width, self.coding, self.options, self.backend, self.memory = width, coding, options, backend, memory
         self.rows_seen = 0
-        """Rows that blocks have been made of so far."""
-        self.rows_in_all: int | None = None
-        """How many there are, once that is certain; the last 1024 rows or more are looked at only then."""
-        self.smallest_novelty = float("inf")
-        self._mean = None if options.center else torch.zeros(width)
-        self._waiting_rows, self._waiting_sources = torch.empty((0, width)), Sources.of_rows(0)
-        self._atom_sources: list[Sources] = []
-        self._norms = [torch.empty(0)]
+        """Rows that have been worked with so far."""
         self._token_means = TokenMeansAccumulator(width)
-        self._sample = _Sample(width)
 
     @abstractmethod
-    def choose(self, block: Block, start: int, end: int) -> list[tuple[int, float]]:
-        """Those of the centred rows from `start` to `end` of a block that become atoms: index and novelty, in order.
+    def _take(self, rows: Tensor, sources: Sources) -> None:
+        """Take rows float32 (n, D), on the CPU."""
 
-        Must call `add` for each, so that the next choice sees it.
-        """
+    @abstractmethod
+    def _found(self) -> Atoms:
+        """The atoms, once all rows were taken."""
 
-    def add(self, rows: Tensor) -> None:
-        """Append rows (m, D), none of them zero, to the atoms."""
-        # Normalised twice: rows of norm 1e-30 or 1e30 lose all precision in one step.
-        largest = rows.abs().amax(1, keepdim=True)
-        scaled = rows / largest
-        self.prepared.append(torch.nn.functional.normalize(scaled, dim=1))
-        self._norms.append(torch.linalg.vector_norm(scaled, dim=1) * largest[:, 0])
+    @property
+    @abstractmethod
+    def sample(self) -> Tensor:
+        """Some of the rows seen, evenly over them, float32 (n, D), at most 8192."""
+
+    @abstractmethod
+    def _own_state(self) -> State:
+        """What `_restore_own` needs to go on."""
+
+    @abstractmethod
+    def _restore_own(self, state: State) -> None: ...
 
     def update(self, rows: Any, sources: Sources) -> None:
         """Take rows (n, D) with their sources.
 
         Raises: ShapeError, ActivationError.
         """
-        matrix = as_matrix(rows, "rows", "N, D", width=self.prepared.width)
+        matrix = as_matrix(rows, "rows", "N, D", width=self.width)
         if len(matrix) != len(sources):
             raise ShapeError(f"Every row needs its source. Got {len(matrix)} rows and {len(sources)} sources.")
-        self._waiting_rows = torch.cat([self._waiting_rows, matrix.cpu()])
-        self._waiting_sources = Sources.concatenate([self._waiting_sources, sources])
-        self._work(last=False)
+        self._take(matrix.cpu(), sources)
 
     def finish(self, *, provenance: Provenance | None = None, documents: Collection[str] = ()) -> Dictionary:
         """Look at what is left and make the dictionary.
 
         Raises: ActivationError if there are too few atoms for the pursuit steps.
         """
-        self.rows_in_all = self.rows_seen + len(self._waiting_rows)
-        self._work(last=True)
-        size = len(self.prepared)
+        found = self._found()
+        size = len(found.prepared)
         if size < self.coding.steps:
             raise ActivationError(
                 f"The {self.rows_seen:,} rows gave only {size} atoms, fewer than the {self.coding.steps} steps. "
@@ -110,19 +116,18 @@ class Builder(ABC):
                 f"Only {size:,} of {self.options.atoms:,} atoms could be taken: "
                 "the other rows are repeats of these or sums of them."
             )
-        assert self._mean is not None
-        sample = pursue(self._sample.rows - self._mean, self.prepared, self.coding, backend=self.backend)
+        sample = pursue(self.sample - found.mean, found.prepared, self.coding, backend=self.backend)
         return Dictionary(
-            atoms=self.prepared.atoms.clone(),
-            norms=torch.cat(self._norms),
-            mean=self._mean,
-            sources=Sources.concatenate(self._atom_sources),
+            atoms=found.prepared.atoms.clone(),
+            norms=found.norms,
+            mean=found.mean,
+            sources=found.sources,
             coding=self.coding,
             build=BuildRecord(
                 method=self.method,
                 options=asdict(self.options),
                 rows=self.rows_seen,
-                threshold=round(self.smallest_novelty, 6),
+                threshold=round(found.novelty, 6) if found.novelty < float("inf") else None,
                 unexplained=round(float(sample.unexplained.mean()), 6),
                 notes=tuple(notes),
                 versions=library_versions(),
@@ -132,12 +137,9 @@ class Builder(ABC):
             documents=tuple(documents),
             provenance=provenance,
             token_means=self._token_means.finish(),
+            kind=found.kind,
+            mixtures=found.mixtures,
         )
-
-    @property
-    def sample(self) -> Tensor:
-        """Some of the rows seen, evenly over them, float32 (n, D), at most 8192."""
-        return self._sample.rows
 
     @property
     def _wants_all_atoms(self) -> bool:
@@ -146,115 +148,36 @@ class Builder(ABC):
 
     def state(self) -> State:
         """All that `restore` needs to go on, as tensors; good until the next update."""
-        state: State = {
-            "atoms": self.prepared.atoms.clone(),
-            "norms": torch.cat(self._norms),
-            "splits": torch.tensor(self.prepared.splits, dtype=torch.int64),
-            "waiting": self._waiting_rows.clone(),
-            "rows_seen": torch.tensor(self.rows_seen),
-            "budget": torch.tensor(self.prepared.budget),  # what is free may have changed, what is kept must not
-            "smallest_novelty": torch.tensor(self.smallest_novelty, dtype=torch.float64),
-        }
-        if self._mean is not None:
-            state["mean"] = self._mean
-        parts = {
-            "waiting_sources": self._waiting_sources.to_tensors(),
-            "atom_sources": Sources.concatenate(self._atom_sources).to_tensors(),
-            "token_means": self._token_means.state(),
-            "sample": self._sample.state(),
-        }
-        return state | {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+        shared = {"width": torch.tensor(self.width), "rows_seen": torch.tensor(self.rows_seen)}
+        return shared | self._own_state() | named("token_means", self._token_means.state())
 
     def restore(self, state: State) -> None:
         """Go on from `state`; the options must be those it was made with."""
-
-        def part(name: str) -> State:
-            return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-
-        width = state["atoms"].shape[1]
-        self.memory = int(state["budget"])
-        self.prepared = self._no_atoms(width)
-        for part_of_atoms in torch.split(state["atoms"], state["splits"].tolist()):
-            self.prepared.append(part_of_atoms)
-        self._waiting_rows, self._waiting_sources = state["waiting"], Sources.from_tensors(part("waiting_sources"))
-        self._atom_sources = [Sources.from_tensors(part("atom_sources"))]
-        self._norms = [state["norms"]]
-        self._mean = state.get("mean")
-        self._token_means.restore(part("token_means"))
-        self._sample.restore(part("sample"))
         self.rows_seen = int(state["rows_seen"])
-        self.smallest_novelty = float(state["smallest_novelty"])
+        self._token_means.restore(part(state, "token_means"))
+        self._restore_own(state)
 
-    def _work(self, *, last: bool) -> None:
-        """Look at all full blocks but those at the end, which wait until it is known that they are the end."""
-        if self._mean is None:
-            if len(self._waiting_rows) < self.options.mean_rows and not last:
-                return
-            self._mean = self._waiting_rows[: self.options.mean_rows].double().mean(0).float().nan_to_num()
-        done, size = 0, len(self._waiting_rows)
-        while size - done > max(self._at_once, _HELD_BACK) or (last and done < size):
-            end = min(done + self._at_once, size)
-            self._look_at(done, end)
-            done = end
-        self._count(done)
-
-    def _no_atoms(self, width: int) -> Prepared:
-        # No products in bfloat16: their last bits depend on when they were first used, and a build that goes
-        # on after a stop must give the same bytes
-        capacity = self.options.atoms or 0
-        return Prepared(torch.empty((0, width)), capacity=capacity, memory=self.memory, half_products=False)
-
-    @property
-    def _at_once(self) -> int:
-        """Rows that are multiplied with the atoms together: whole blocks, and the same for the same atoms."""
-        rows = min(_AT_ONCE, _AT_ONCE_BYTES // (4 * max(1, len(self.prepared))))
-        return self.options.block * max(1, rows // self.options.block)
-
-    def _look_at(self, first: int, last: int) -> None:
-        """Choose from waiting rows, block by block."""
-        assert self._mean is not None
-        together = Block(self._waiting_rows[first:last] - self._mean, self.prepared)
-        for start in range(0, last - first, self.options.block):
-            end = min(start + self.options.block, last - first)
-            self.rows_seen += end - start
-            chosen = self.choose(together, start, end)
-            if chosen:
-                places = torch.tensor([first + index for index, _ in chosen])
-                self._atom_sources.append(self._waiting_sources.select(places))
-                self.smallest_novelty = min(self.smallest_novelty, *(novelty for _, novelty in chosen))
-
-    def _count(self, done: int) -> None:
-        """Take the first `done` waiting rows into the sample and the token means, and let them go."""
-        if not done:
-            return
-        rows, sources = self._waiting_rows, self._waiting_sources
-        self._sample.update(rows[:done])
+    def _count(self, rows: Tensor, sources: Sources) -> None:
+        """Take rows into the token means."""
         if sources.named:
-            self._token_means.update(rows[:done], sources.token_id[:done])
-        if self.rows_seen // _TIDY_ROWS > (self.rows_seen - done) // _TIDY_ROWS:
+            self._token_means.update(rows, sources.token_id)
+        if self.rows_seen // _TIDY_ROWS > (self.rows_seen - len(rows)) // _TIDY_ROWS:
             allocator.tidy()
-        self._waiting_rows = rows[done:].clone()
-        self._waiting_sources = sources.select(torch.arange(done, len(rows)))
 
 
-class _Sample:
-    """Every s-th row, s doubling so that there are never more than _SAMPLE_ROWS."""
+def named(name: str, tensors: Mapping[str, Tensor]) -> State:
+    """The tensors of one part of a state, under its name."""
+    return {f"{name}.{key}": value for key, value in tensors.items()}
 
-    def __init__(self, width: int) -> None:
-        self.rows = torch.empty((0, width))
-        self._stride, self._seen = 1, 0
 
-    def update(self, rows: Tensor) -> None:
-        first = -self._seen % self._stride
-        self.rows = torch.cat([self.rows, rows[first :: self._stride]])
-        self._seen += len(rows)
-        while len(self.rows) > _SAMPLE_ROWS:
-            self.rows = self.rows[::2].clone()
-            self._stride *= 2
+def part(state: State, name: str) -> State:
+    """The inverse of `named`."""
+    return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
 
-    def state(self) -> State:
-        return {"rows": self.rows.clone(), "place": torch.tensor([self._stride, self._seen])}
 
-    def restore(self, state: State) -> None:
-        self.rows = state["rows"]
-        self._stride, self._seen = state["place"].tolist()
+def unit_and_norm(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (m, D), none of them zero, at norm 1, and the norms they had (m,)."""
+    # Normalised twice: rows of norm 1e-30 or 1e30 lose all precision in one step
+    largest = rows.abs().amax(1, keepdim=True)
+    scaled = rows / largest
+    return torch.nn.functional.normalize(scaled, dim=1), torch.linalg.vector_norm(scaled, dim=1) * largest[:, 0]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from itda.building.builder import Builder
+from itda.building.blocks import BlockBuilder
 from itda.building.options import GreedyOptions
 from itda.pursuit import Block
 
@@ -19,7 +19,7 @@ _NEVER_AGAIN = np.iinfo(np.int64).max  # a row becomes an atom once, whatever ro
 _REFRESHED = 16  # rows encoded again together; one call costs the same for one row and for these
 
 
-class GreedyBuilder(Builder):
+class GreedyBuilder(BlockBuilder):
     """Adds the worst explained row of a block, encodes again, and so on, until the threshold or the quota is met.
 
     A number of atoms without a threshold is spread evenly over the rows: each block may add so many that

@@ -10,6 +10,7 @@ from itda.building.greedy import GreedyBuilder
 from itda.building.options import GreedyOptions
 from itda.data import provenance
 from itda.data.dictionary import BuildRecord, Dictionary, library_versions
+from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import MismatchError, OptionError
@@ -71,6 +72,7 @@ def merge(
     codes = pursue(sample, unit, coding)
     place = order[kept]
     known = [part.provenance for part in parts if part.provenance]
+    mixed = [part.mixtures for part in parts if part.mixtures is not None]
     counts, energy = (torch.cat([getattr(part, f"usage_{what}") for part in parts]) for what in ("counts", "energy"))
     return Dictionary(
         atoms=unit,
@@ -87,7 +89,7 @@ def merge(
                 "parts": [p.fingerprint for p in parts],
             },
             rows=int(weights.sum()),
-            threshold=min(part.build.threshold for part in parts),
+            threshold=min((t for part in parts if (t := part.build.threshold) is not None), default=None),
             unexplained=round(float(codes.unexplained.mean()), 6),
             versions=library_versions(),
         ),
@@ -96,6 +98,8 @@ def merge(
         documents=tuple(document for part in parts for document in part.documents),
         provenance=provenance.joined(known) if known else None,
         token_means=_token_means(parts),
+        kind=parts[0].kind,
+        mixtures=Mixtures.concatenate(mixed).select(place) if mixed else None,
     )
 
 
@@ -104,7 +108,7 @@ def _least_explained(candidates: Tensor, coding: Coding, atoms: int, max_unexpla
     options = GreedyOptions(atoms=atoms, max_unexplained=max_unexplained, expected_rows=len(candidates), center=False)
     builder = GreedyBuilder(candidates.shape[1], coding, options)
     builder.update(candidates, Sources.of_rows(len(candidates)))
-    return builder.finish().sources.row
+    return builder.taken()
 
 
 def _most_used(candidates: Tensor, sample: Tensor, coding: Coding, atoms: int) -> Tensor:
@@ -118,11 +122,15 @@ def _most_used(candidates: Tensor, sample: Tensor, coding: Coding, atoms: int) -
 def _check(parts: Sequence[Dictionary]) -> None:
     if not parts or not all(isinstance(part, Dictionary) for part in parts):
         raise OptionError("merge takes a list of dictionaries. Got something else, or none.")
+    for one in parts:
+        one.check_named("A merge")
     first = parts[0]
     for number, part in enumerate(parts[1:], start=1):
         what = f"Dictionary {number}"
         if part.width != first.width:
             raise MismatchError(f"{what} has width {part.width}, the first {first.width}. Merge those of one place.")
+        if part.kind != first.kind or _mixed(part) != _mixed(first):
+            raise MismatchError(f"{what} has other {part.kind} than the first, {first.kind}. Build both alike.")
         if part.coding != first.coding:
             raise MismatchError(f"{what} has the coding {part.coding}, the first {first.coding}. Build both alike.")
         if (part.provenance is None) != (first.provenance is None):
@@ -132,6 +140,11 @@ def _check(parts: Sequence[Dictionary]) -> None:
     documents = [document for part in parts for document in part.documents]
     if len(set(documents)) < len(documents):
         raise MismatchError("The dictionaries share documents they were built from. Merge those of disjoint parts.")
+
+
+def _mixed(part: Dictionary) -> int:
+    """Of how many activations an atom is mixed at most."""
+    return part.mixtures.weights.shape[1] if part.mixtures is not None else 1
 
 
 def _in_turn(sizes: Sequence[int]) -> Tensor:

@@ -1,6 +1,7 @@
 """Options of each way to build a dictionary."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from itda.errors import OptionError
 from itda.options import share, whole
@@ -12,22 +13,31 @@ class BuildOptions:
 
     atoms: int | None = None
     """How many atoms; None lets the threshold decide."""
-    block: int = 8
-    """Rows that are looked at together. The worst of many are outliers: the worst of 8 are the better atoms."""
     center: bool = True
     """Take the mean off before a pursuit and put it back after."""
-    mean_rows: int = 16384
-    """The mean is that of the first so many rows; they are held back until then."""
 
     def __post_init__(self) -> None:
         if self.atoms is not None:
             whole("atoms", self.atoms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(BuildOptions):
+    """For builders that look at rows in blocks, once."""
+
+    block: int = 8
+    """Rows that are looked at together. The worst of many are outliers: the worst of 8 are the better atoms."""
+    mean_rows: int = 16384
+    """The mean is that of the first so many rows; they are held back until then."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         whole("block", self.block)
         whole("mean_rows", self.mean_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreedyOptions(BuildOptions):
+class GreedyOptions(BlockOptions):
     """Worst first within each block of rows."""
 
     max_unexplained: float | None = None
@@ -46,7 +56,7 @@ class GreedyOptions(BuildOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperOptions(BuildOptions):
+class PaperOptions(BlockOptions):
     """The rule of the paper and its public code."""
 
     block: int = 8192
@@ -63,3 +73,95 @@ class PaperOptions(BuildOptions):
                 "lower values add more atoms."
             )
         share("max_cosine_gap", self.max_cosine_gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolOptions(BuildOptions):
+    """For builders that keep rows evenly over all that come, and go through them several times at the end."""
+
+    pool: int | None = None
+    """Rows kept; by default 32 for each atom, at least 131,072."""
+    seed: int = 0
+    """Of every random choice among them."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.atoms is None:
+            raise OptionError("This method needs the number of atoms: atoms=. A threshold is for method='greedy'.")
+        whole("seed", self.seed, least=0)
+        if self.pool is not None:
+            whole("pool", self.pool)
+            if self.pool < self.atoms:
+                raise OptionError(f"pool={self.pool:,} rows cannot give {self.atoms:,} atoms. Give a larger pool.")
+
+    @property
+    def rows_kept(self) -> int:
+        """The most rows that are kept."""
+        assert self.atoms is not None
+        return self.pool or max(self._LEAST_POOL, self._POOL_AN_ATOM * self.atoms)
+
+    _POOL_AN_ATOM: ClassVar[int] = 32
+    _LEAST_POOL: ClassVar[int] = 131_072
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions(PoolOptions):
+    """Real activations that serve best together: learned atoms replaced by real ones, then exchanged."""
+
+    passes: int = 3
+    """Over the pool while the atoms are free to move."""
+    rounds: int = 6
+    """Of exchange: a seventh more atoms come in, the ones that carry the least go."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("passes", self.passes)
+        whole("rounds", self.rounds, least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureOptions(PoolOptions):
+    """Convex mixtures of a few named activations."""
+
+    parts: int = 5
+    """Activations in a mixture, at most."""
+    passes: int = 6
+    """Over the pool: half of them while the atoms are free to move, then as mixtures."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("passes", self.passes)
+        if not isinstance(self.parts, int) or not 1 <= self.parts <= 5:
+            raise OptionError(f"parts must be 1 to 5: a mixture of more cannot be read. Got {self.parts!r} instead.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedOptions(PoolOptions):
+    """Directions without bound, which no text names: a baseline."""
+
+    passes: int = 10
+    """Over the pool."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("passes", self.passes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnmfOptions(PoolOptions):
+    """Semi-nonnegative matrix factorisation, for MLP neurons."""
+
+    center: bool = False
+    passes: int = 50
+    """Multiplicative updates."""
+    kept: float = 0.01
+    """Share of the neurons that a feature keeps."""
+
+    # Activations of every row in every feature are held at once
+    _POOL_AN_ATOM: ClassVar[int] = 4
+    _LEAST_POOL: ClassVar[int] = 16_384
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole("passes", self.passes)
+        share("kept", self.kept)

@@ -10,12 +10,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from itda.building.builder import Builder
+from itda.building.blocks import BlockBuilder
 from itda.building.options import PaperOptions
 from itda.pursuit import Block, Coding, pursue
 
 
-class PaperBuilder(Builder):
+class PaperBuilder(BlockBuilder):
     """Encodes a block with the atoms as they stand, then adds every row whose cosine gap is above the threshold.
 
     The first D atoms are the distinct rows that come, most frequent first.

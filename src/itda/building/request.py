@@ -1,18 +1,51 @@
 """What a user asks for, and the builder that does it."""
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
+from itda.building.baselines import KmeansBuilder, RandomBuilder, TokenMeansBuilder
+from itda.building.budget import BudgetBuilder
 from itda.building.builder import Builder
 from itda.building.greedy import GreedyBuilder
-from itda.building.options import GreedyOptions, PaperOptions
+from itda.building.learned import LearnedBuilder
+from itda.building.mixture import MixtureBuilder
+from itda.building.options import (
+    BudgetOptions,
+    BuildOptions,
+    GreedyOptions,
+    LearnedOptions,
+    MixtureOptions,
+    PaperOptions,
+    PoolOptions,
+    SnmfOptions,
+)
 from itda.building.paper import PaperBuilder
+from itda.building.snmf import SnmfBuilder
 from itda.errors import ActivationError, OptionError
-from itda.options import one_of
+from itda.options import one_of, whole
 from itda.pursuit import Coding, default_steps
 
 # With a threshold every block is encoded, and larger ones take less time; the atoms are as good.
 _THRESHOLD_BLOCK = 64
+
+Method = Literal[
+    "budget", "greedy", "mixture", "paper", "learned", "random", "kmeans", "token_means", "snmf"
+]  # fmt: skip
+_BUILDERS: dict[str, tuple[type[Builder], type[BuildOptions]]] = {
+    "budget": (BudgetBuilder, BudgetOptions),
+    "greedy": (GreedyBuilder, GreedyOptions),
+    "mixture": (MixtureBuilder, MixtureOptions),
+    "paper": (PaperBuilder, PaperOptions),
+    "learned": (LearnedBuilder, LearnedOptions),
+    "random": (RandomBuilder, PoolOptions),
+    "kmeans": (KmeansBuilder, PoolOptions),
+    "token_means": (TokenMeansBuilder, PoolOptions),
+    "snmf": (SnmfBuilder, SnmfOptions),
+}
+NAMELESS = ("learned", "token_means", "snmf")
+"""Methods whose atoms are no activations."""
+_SPECIAL = ("max_unexplained", "max_cosine_gap", "block", "pool", "passes", "parts")
+"""Options that some methods have and others do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +56,10 @@ class BuildRequest:
     """How many atoms; without a threshold, by default 8 times the width, at most a quarter of the rows."""
     steps: int | None = None
     """Pursuit steps K; max(4, min(40, D / 16)) by default."""
-    method: Literal["greedy", "paper"] = "greedy"
-    """`greedy`, the worst explained rows first, or `paper`, the published rule."""
+    method: Method = "greedy"
+    """Activations: `greedy`, the worst explained rows first; `budget`, those that serve best together; `paper`, the
+    published rule. Mixtures of up to five of them: `mixture`. Baselines: `random`, `kmeans`, and those whose atoms
+    have no name: `token_means`, `learned`, and `snmf` for MLP neurons."""
     max_unexplained: float | None = None
     """Threshold of `greedy`, instead of a size or besides it: share of a row's energy that is unexplained."""
     max_cosine_gap: float | None = None
@@ -32,25 +67,41 @@ class BuildRequest:
     coding: Coding | None = None
     """All of how codes are made; `steps` is its shorthand."""
     center: bool | None = None
-    """Take off the mean before a pursuit; True by default, False for `paper`."""
+    """Take off the mean before a pursuit; True by default, False for `paper` and `snmf`."""
     block: int | None = None
-    """Rows looked at together; by default 8, 64 for a threshold, 8192 for `paper`."""
+    """Rows that `greedy` and `paper` look at together; by default 8, 64 for a threshold, 8192 for `paper`."""
+    pool: int | None = None
+    """Rows kept, evenly over all, by the methods that go through them several times; by default 32 for each atom, at
+    least 131,072."""
+    passes: int | None = None
+    """How many times `budget`, `mixture`, `learned` and `snmf` go through these rows."""
+    parts: int | None = None
+    """Activations in a `mixture`, 1 to 5; by default 5."""
+    seed: int = 0
+    """Of every random choice among the rows."""
     backend: str = "auto"
     """Of the pursuit while building: `auto`, `reference`, `torch` or `numba`."""
     memory: int | str | None = None
     """What inner products of the atoms may take, in bytes or as "2GiB"; half of what is free by default."""
 
     def __post_init__(self) -> None:
-        one_of("method", self.method, ("greedy", "paper"))
+        one_of("method", self.method, get_args(Method))
+        whole("seed", self.seed, least=0)
         if self.coding is not None and not isinstance(self.coding, Coding):
             raise OptionError(f"coding must be an itda Coding. Got {type(self.coding).__name__} instead.")
         if self.coding is not None and self.steps is not None:
             raise OptionError("Give steps= or coding=, not both: a Coding has its steps.")
-        foreign = {"greedy": "max_cosine_gap", "paper": "max_unexplained"}[self.method]
-        if getattr(self, foreign) is not None:
+        foreign = [name for name in _SPECIAL if getattr(self, name) is not None and name not in self._own]
+        if foreign:
+            owners = [method for method in _BUILDERS if foreign[0] in _names(method)]
             raise OptionError(
-                f"{foreign} is not a threshold of method={self.method!r}. Leave it out, or change the method."
+                f"{foreign[0]} is not an option of method={self.method!r}. Leave it out, or take "
+                f"method={' or '.join(map(repr, owners))}."
             )
+
+    @property
+    def _own(self) -> set[str]:
+        return _names(self.method)
 
     def facts(self) -> dict[str, Any]:
         """What makes two requests the same, as plain values; how much memory is used does not."""
@@ -75,18 +126,23 @@ class BuildRequest:
             )
         coding = self.coding_for(width)
         given: dict[str, Any] = {
-            name: getattr(self, name) for name in ("center", "block") if getattr(self, name) is not None
+            name: getattr(self, name)
+            for name in ("atoms", "center", "seed", *_SPECIAL)
+            if name in self._own and getattr(self, name) is not None
         }
-        if self.method == "paper":
-            options = PaperOptions(atoms=self.atoms, max_cosine_gap=self.max_cosine_gap, **given)
-            return PaperBuilder(width, coding, options, backend=self.backend, memory=self.memory)
-        atoms = self.atoms
-        if atoms is None and self.max_unexplained is None:
-            atoms = default_atoms(width, rows, coding)
         if self.max_unexplained is not None:
             given.setdefault("block", _THRESHOLD_BLOCK)
-        greedy = GreedyOptions(atoms=atoms, max_unexplained=self.max_unexplained, expected_rows=rows, **given)
-        return GreedyBuilder(width, coding, greedy, backend=self.backend, memory=self.memory)
+        elif self.method != "paper":
+            given.setdefault("atoms", default_atoms(width, rows, coding))
+        if self.method == "greedy":
+            given["expected_rows"] = rows
+        kind, options = _BUILDERS[self.method]
+        return kind(width, coding, options(**given), backend=self.backend, memory=self.memory)
+
+
+def _names(method: str) -> set[str]:
+    """The options that a method has."""
+    return {field.name for field in fields(_BUILDERS[method][1])}
 
 
 def default_atoms(width: int, rows: int, coding: Coding) -> int:

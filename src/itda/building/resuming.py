@@ -46,7 +46,7 @@ def restored(
     builders = {}
     for file, (name, after) in zip(_files(len(saved.facts["after"])), saved.facts["after"], strict=True):
         state = saved.tensors[file]
-        builder = request.builder(state["atoms"].shape[1], rows)
+        builder = request.builder(int(state["width"]), rows)
         builder.restore(state)
         builders[name] = builder, after
     return builders

@@ -25,7 +25,12 @@ def build(
     ] = None,
     steps: common.Steps = None,
     method: Annotated[
-        str, typer.Option(help="`greedy`, worst explained first, or `paper`, the published rule.")
+        str,
+        typer.Option(
+            help="`greedy`, worst explained first; `budget`, those that serve best together; `mixture`, each of up to "
+            "five activations; `paper`, the published rule; or a baseline: `random`, `kmeans`, `token_means`, "
+            "`learned`, `snmf`."
+        ),
     ] = "greedy",
     max_unexplained: Annotated[
         float | None,
@@ -37,7 +42,13 @@ def build(
     center: Annotated[
         bool | None, typer.Option("--center/--no-center", help="Take the mean off first; on by default, off for paper.")
     ] = None,
-    block: Annotated[int | None, typer.Option(help="Rows looked at together.")] = None,
+    block: Annotated[int | None, typer.Option(help="Rows that greedy and paper look at together.")] = None,
+    pool: Annotated[
+        int | None,
+        typer.Option(help="Rows kept by the methods that go through them again; by default 32 for each atom."),
+    ] = None,
+    passes: Annotated[int | None, typer.Option(help="How many times these go through them.")] = None,
+    parts: Annotated[int | None, typer.Option(help="Activations in a mixture, 1 to 5; by default 5.")] = None,
     held_out: Annotated[
         float, typer.Option(help="Share of the documents that is left for evaluation; 0 to build from all.")
     ] = 0.1,
@@ -99,7 +110,8 @@ def build(
         check_free(target, "dictionary", overwrite=overwrite or going_on)
     asked: dict[str, Any] = {
         "atoms": atoms, "steps": steps, "method": method, "max_unexplained": max_unexplained,
-        "max_cosine_gap": max_cosine_gap, "center": center, "block": block, "memory": memory,
+        "max_cosine_gap": max_cosine_gap, "center": center, "block": block, "memory": memory, "pool": pool,
+        "passes": passes, "parts": parts, "seed": seed,
     }  # fmt: skip
     spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
     with common.plain_warnings():
@@ -128,7 +140,7 @@ def build(
                 texts, _ = texts.split(held_out=held_out, seed=seed)
             origin = f"text: {summary}; {summary.documents - len(texts):,} documents held out"
             asked |= {
-                "tokens": tokens, "seed": seed, "window": window, "bos": bos, "special_tokens": special_tokens,
+                "tokens": tokens, "window": window, "bos": bos, "special_tokens": special_tokens,
                 "sinks": sinks, "batch_size": batch_size, "canonical": canonical, "every": every,
             }  # fmt: skip
             if spread is None:
@@ -148,10 +160,7 @@ def build(
             print(f"{folder}: {dictionary}")
             print(f"  {origin}")
             print(f"  {dictionary.build.rows:,} rows; left out {left_out}")
-            print(
-                f"  {dictionary.build.unexplained:.1%} unexplained on those rows; "
-                f"smallest novelty {dictionary.build.threshold:.3f}"
-            )
+            print(f"  {dictionary.build.unexplained:.1%} unexplained on those rows{common.novelty(dictionary.build)}")
             for note in dictionary.build.notes:
                 print(f"  note: {note}")
     checkpoints.remove(checkpoint)

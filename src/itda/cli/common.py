@@ -13,7 +13,7 @@ from itda.errors import OptionError
 
 if TYPE_CHECKING:
     from itda.data.corpus import Corpus
-    from itda.data.dictionary import Dictionary
+    from itda.data.dictionary import BuildRecord, Dictionary
     from itda.models.loading import Model
 
 EMBEDDED = "embedded"
@@ -196,6 +196,11 @@ def left_out(counts: dict[str, int], special_tokens: str, sinks: str) -> str:
     """What a capture left out, by reason."""
     dropped = {"special": special_tokens, "sinks": sinks}
     return ", ".join(f"{counts[name]:,} {name}" if what == "drop" else f"no {name}" for name, what in dropped.items())
+
+
+def novelty(build: "BuildRecord") -> str:
+    """How novel its atoms were, for methods that know it."""
+    return "" if build.threshold is None else f"; smallest novelty {build.threshold:.3f}"
 
 
 @contextmanager

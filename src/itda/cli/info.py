@@ -3,6 +3,11 @@
 from itda.cli import common
 
 _SHOWN = 10
+_KINDS = {
+    "activations": "every atom is an activation",
+    "mixtures": "every atom is a mixture of a few activations",
+    "learned": "atoms are no activations: the texts are examples, not names",
+}
 
 
 def info(folder: common.Folder, json: common.Json = False) -> None:
@@ -17,8 +22,7 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
     never = int((dictionary.usage_counts == 0).sum())
     if json:
         atoms = [
-            {"atom": atom, "uses": int(dictionary.usage_counts[atom]), **dictionary.sources[atom].to_dict()}
-            for atom in most_used
+            {"atom": atom, "uses": int(dictionary.usage_counts[atom]), **dictionary.origin(atom)} for atom in most_used
         ]
         facts = {"documents": len(dictionary.documents), "never_used": never, "fingerprint": dictionary.fingerprint}
         common.print_json({**dictionary.facts(), **facts, "most_used": atoms})
@@ -37,7 +41,7 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
         )
         counts = ", ".join(f"{count:,} {name}" for name, count in provenance.capture["counts"].items())
         lines.append(f"read        {counts} (windows of {provenance.capture['window']} tokens)")
-    lines.append(f"built       {build.method}, {build.rows:,} rows, smallest novelty {build.threshold:.3f}")
+    lines.append(f"built       {build.method}, {build.rows:,} rows{common.novelty(build)}; {_KINDS[dictionary.kind]}")
     coding = dictionary.coding
     lines.append(f"coding      {coding.method}, {coding.steps} steps{', refit' if coding.refit else ''}")
     lines.append(f"unexplained {build.unexplained:.1%} on a sample of the rows it was built from")
@@ -45,5 +49,5 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
     lines += [f"note        {note}" for note in build.notes]
     table = Table("uses", "atom", "text", show_edge=False, pad_edge=False, title="most used", title_justify="left")
     for atom in most_used:
-        table.add_row(f"{int(dictionary.usage_counts[atom]):,}", str(atom), Text(dictionary.sources[atom].text))
+        table.add_row(f"{int(dictionary.usage_counts[atom]):,}", str(atom), Text(dictionary.describe(atom)))
     common.print_rich("\n".join(lines), "", table, f"\n{never:,} atoms are never used on that sample")

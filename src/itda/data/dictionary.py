@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from itda.data import files, hub
 from itda.data.activations import Activations
 from itda.data.entries import RowsOnDisk
+from itda.data.mixtures import Mixtures
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, Sources
 from itda.data.token_means import TokenMeans
@@ -22,6 +23,9 @@ from itda.pursuit import Codes, Coding, Prepared, checked_coding, prepare, pursu
 from itda.shapes import as_matrix
 
 _ID_BYTES = 16
+
+Kind = Literal["activations", "mixtures", "learned"]
+"""What atoms are: each one activation, a convex mixture of a few, or a direction that no activation has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,9 @@ class BuildRecord:
     options: Mapping[str, Any]
     rows: int
     """Rows that were read."""
-    threshold: float
-    """The smallest novelty of any atom when it was added: unexplained share, or 1 - cos in paper mode."""
+    threshold: float | None
+    """The smallest novelty of any atom when it was added: unexplained share, or 1 - cos in paper mode. None for methods
+    that do not take one row after the other."""
     unexplained: float
     """Mean unexplained share of a sample of those rows, with the finished dictionary."""
     notes: tuple[str, ...] = ()
@@ -48,9 +53,11 @@ class FoundAtom(NamedTuple):
     score: float
     """Rows of the build sample that use it, or the energy it carries on given activations."""
     source: Source
+    text: str
+    """See `Dictionary.describe`."""
 
     def __str__(self) -> str:
-        return f"{self.atom:>6}  {self.score:>10.4g}  {self.source.text!r}"
+        return f"{self.atom:>6}  {self.score:>10.4g}  {self.text!r}"
 
 
 def checked_dictionary(dictionary: Any) -> "Dictionary":
@@ -78,13 +85,14 @@ class Dictionary:
     """
 
     atoms: Tensor
-    """float32 (A, D), unit norm: real activations less the mean, scaled to norm 1."""
+    """float32 (A, D), unit norm: activations, or mixtures of them, less the mean, scaled to norm 1."""
     norms: Tensor
-    """float32 (A,): lengths of those activations less the mean."""
+    """float32 (A,): lengths of those activations less the mean; 1 for learned atoms."""
     mean: Tensor
     """float32 (D,): taken off before a pursuit and put back by `decode`; zero if not centred."""
     sources: Sources
-    """Where each atom comes from; `sources[17]` is a `Source`."""
+    """Where each atom comes from; `sources[17]` is a `Source`. Of a mixture, where its largest part comes from; of a
+    learned atom, the place that uses it most: an example, not a name."""
     coding: Coding
     """How `encode` makes a code unless told otherwise."""
     build: BuildRecord
@@ -98,6 +106,10 @@ class Dictionary:
     """Model, site, corpus and capture; None if built from a bare array."""
     token_means: TokenMeans | None = None
     """Mean activation per token id over the build rows: the baseline of the residual FVU."""
+    kind: Kind = "activations"
+    """What the atoms are. `learned` ones have no name, and are refused wherever one is needed."""
+    mixtures: Mixtures | None = None
+    """Of which activations, and how much of each, where the atoms are mixtures."""
 
     def __len__(self) -> int:
         return len(self.atoms)
@@ -113,7 +125,11 @@ class Dictionary:
 
     @property
     def activations(self) -> Tensor:
-        """The activations that the atoms were, float32 (A, D), up to rounding."""
+        """The activations, or mixtures of them, that the atoms were, float32 (A, D), up to rounding.
+
+        Raises: OptionError for learned atoms, which were none.
+        """
+        self.check_named("To give atoms back as activations")
         return self.atoms * self.norms[:, None] + self.mean
 
     @property
@@ -204,6 +220,17 @@ class Dictionary:
                 f"Capture them at {self.site!r}, or pass their .rows to go on all the same."
             )
 
+    def check_named(self, purpose: str) -> None:
+        """Refuse learned atoms: no text names them.
+
+        Raises: OptionError.
+        """
+        if self.kind == "learned":
+            raise OptionError(
+                f"{purpose} takes atoms that are activations or mixtures of them. These were made with "
+                f"method={self.build.method!r} and belong to no text. Build with method='budget' or 'mixture'."
+            )
+
     def find(
         self, text: str | None = None, *, token: str | None = None, firing_on: Any = None, limit: int = 20
     ) -> list[FoundAtom]:
@@ -225,13 +252,30 @@ class Dictionary:
             order = torch.argsort(score, descending=True, stable=True)[:limit]
             return [self._found(atom, float(score[atom])) for atom in order.tolist() if score[atom] > 0]
         ranked = []
-        for atom, source in enumerate(self.sources):
-            if (rank := _match(source, text, token)) is not None:
-                ranked.append((rank, -int(self.usage_counts[atom]), atom))
+        for atom in range(len(self)):
+            parts = [part.source for part in self.mixtures[atom]] if self.mixtures else [self.sources[atom]]
+            ranks = [rank for source in parts if (rank := _match(source, text, token)) is not None]
+            if ranks:
+                ranked.append((min(ranks), -int(self.usage_counts[atom]), atom))
         return [self._found(atom, float(-uses)) for _, uses, atom in sorted(ranked)[:limit]]
 
     def _found(self, atom: int, score: float) -> FoundAtom:
-        return FoundAtom(atom, score, self.sources[atom])
+        return FoundAtom(atom, score, self.sources[atom], self.describe(atom))
+
+    def describe(self, atom: int) -> str:
+        """An atom on one line: the text it comes from, of a mixture the share of each text, of a learned atom an
+        example after `e.g.`.
+        """
+        if self.mixtures is not None:
+            return self.mixtures.describe(atom)
+        return f"e.g. {self.sources[atom].text}" if self.kind == "learned" else self.sources[atom].text
+
+    def origin(self, atom: int) -> dict[str, Any]:
+        """Where an atom comes from as plain values, for JSON; of a mixture also its parts."""
+        facts = {**self.sources[atom].to_dict(), "kind": self.kind}
+        if self.mixtures is not None:
+            facts["mixture"] = [{"weight": part.weight, **part.source.to_dict()} for part in self.mixtures[atom]]
+        return facts
 
     def facts(self) -> dict[str, Any]:
         """Everything about the dictionary that is not an array, as plain values."""
@@ -239,6 +283,7 @@ class Dictionary:
             {
                 "atoms": len(self),
                 "width": self.width,
+                "kind": self.kind,
                 "coding": self.coding.to_dict(),
                 "build": asdict(self.build),
                 "provenance": self.provenance.to_dict() if self.provenance else None,
@@ -262,6 +307,8 @@ class Dictionary:
         content = {"dictionary": arrays, "sources": self.sources.to_tensors()}
         if self.token_means is not None:
             content["token_means"] = self.token_means.to_tensors()
+        if self.mixtures is not None:
+            content["mixtures"] = self.mixtures.to_tensors()
         return files.write_folder(folder, "dictionary", self.facts(), content, overwrite=overwrite)
 
     @classmethod
@@ -292,13 +339,20 @@ class Dictionary:
             documents=tuple(bytes(row.tolist()).hex() for row in arrays["documents"]),
             provenance=Provenance.from_dict(provenance) if provenance else None,
             token_means=TokenMeans.from_tensors(tensors["token_means"]) if "token_means" in tensors else None,
+            kind=facts["kind"],
+            mixtures=Mixtures.from_tensors(tensors["mixtures"]) if "mixtures" in tensors else None,
         )
+        if dictionary.kind not in get_args(Kind) or (dictionary.mixtures is not None) != (
+            dictionary.kind == "mixtures"
+        ):
+            raise ValueError(f"its atoms are of the kind {dictionary.kind!r}")
         size, width = facts["atoms"], facts["width"]
         if dictionary.atoms.shape != (size, width) or dictionary.mean.shape != (width,):
             raise ValueError(f"the arrays are not {size} atoms of width {width}")
         lengths = {
             len(dictionary.sources),
             *map(len, (dictionary.norms, dictionary.usage_counts, dictionary.usage_energy)),
+            *([len(dictionary.mixtures)] if dictionary.mixtures is not None else []),
         }
         if lengths != {size}:
             raise ValueError("the arrays do not describe the same number of atoms")

@@ -56,10 +56,13 @@ class Source:
     @property
     def text(self) -> str:
         """The token in its context, marked, as in `Once upon a [time]`; readable on one line."""
+        return self.shortened(_CONTEXT_BEFORE, _CONTEXT_AFTER)
+
+    def shortened(self, before: int, after: int) -> str:
+        """The same with so many characters around the token."""
         if self.document is None:
             return f"row {self.row}"
-        before, token, after = self.quoted()
-        return f"{before}[{token}]{after}"
+        return "{}[{}]{}".format(*self.quoted(before, after))
 
     def quoted(self, before: int = _CONTEXT_BEFORE, after: int = _CONTEXT_AFTER) -> tuple[str, str, str]:
         """So many characters before the token, the token, and after it, fit to be printed on one line."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from itda.building import BuildRequest, default_atoms, merge
+from itda.building import NAMELESS, BuildRequest, default_atoms, merge
 from itda.building import split_options as split_build_options
 from itda.capturing import CaptureOptions
 from itda.data.corpus import Corpus
@@ -123,6 +123,8 @@ def build_stored(
 
 def _check_size(request: BuildRequest, shards: int) -> None:
     """Refuse what a merge could not do, before any work is done for it."""
+    if request.method in NAMELESS:
+        raise OptionError(f"Dictionaries of method={request.method!r} cannot be merged: their atoms have no names.")
     steps = request.coding.steps if request.coding else request.steps
     if request.atoms is not None and steps is not None and steps > request.atoms:
         raise OptionError(

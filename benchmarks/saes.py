@@ -1,0 +1,119 @@
+"""Sparse autoencoders trained by sae-lens on rows that are already there, as a peer to measure against."""
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BATCH = 4096
+
+
+@dataclass
+class TrainedSae:
+    """A trained autoencoder and what it took."""
+
+    sae: Any
+    seconds: float
+    passes: int
+    rate: float
+
+    def rebuild(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Its reconstruction of rows (n, D), and how many features each row used (n,)."""
+        with torch.no_grad():
+            features = self.sae.encode(rows)
+            if features.is_sparse:
+                features = features.to_dense()
+            return self.sae.decode(features), (features != 0).sum(1)
+
+    def directions(self) -> tuple[Tensor, Tensor]:
+        """Its decoder's rows at norm 1 (A, D), and the bias (D,), for a pursuit on them."""
+        decoder = self.sae.W_dec.detach()
+        lengths = torch.linalg.vector_norm(decoder, dim=1)
+        return decoder[lengths > 0] / lengths[lengths > 0, None], self.sae.b_dec.detach().clone()
+
+
+def train(
+    rows: Tensor,
+    atoms: int,
+    steps: int,
+    *,
+    kind: str = "topk",
+    rate: float,
+    passes: int,
+    seed: int,
+    start: Tensor | None = None,
+) -> TrainedSae:
+    """Train on rows (N, D), `passes` times over all of them.
+
+    Args:
+        rows: the activations.
+        atoms: features.
+        steps: features that are active in a row (topk), or on average (batchtopk).
+        kind: `topk` or `batchtopk`.
+        rate: learning rate; a tenth of the steps warm up, the last fifth decays to zero.
+        passes: over all rows.
+        seed: of the initialisation and of the order of the rows.
+        start: unit rows (A, D) that the decoder and the encoder begin as, instead of random ones.
+    """
+    from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+    from sae_lens.config import SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    torch.manual_seed(seed)
+    kinds = {
+        "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
+        "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
+    }
+    make, options = kinds[kind]
+    sae = make(options(d_in=rows.shape[1], d_sae=atoms, k=steps, device="cpu", dtype="float32",
+                       normalize_activations="expected_average_only_in"))  # fmt: skip
+    with torch.no_grad():
+        sae.b_dec.copy_(rows.mean(0) * scale(rows))
+        if start is not None:
+            sae.W_dec.copy_(start)
+            sae.W_enc.copy_(start.T)
+    total = passes * len(rows)
+    updates = total // BATCH
+    how = SAETrainerConfig(
+        total_training_samples=total,
+        train_batch_size_samples=BATCH,
+        lr=rate,
+        lr_end=0.0,
+        lr_warm_up_steps=updates // 10,
+        lr_decay_steps=updates // 5,
+        dead_feature_window=max(50, 10 * len(rows) // BATCH),
+    )
+    begin = time.perf_counter()
+    with redirect_stderr(io.StringIO()):
+        SAETrainer(how, sae, batches(rows, seed)).fit()
+    return TrainedSae(inference(sae), time.perf_counter() - begin, passes, rate)
+
+
+def inference(sae: Any) -> Any:
+    """The autoencoder as it is used: batchtopk with the threshold that it learned."""
+    from sae_lens import SAE
+
+    inner = SAE.from_dict(sae.cfg.get_inference_sae_cfg_dict())
+    state = sae.state_dict()
+    sae.process_state_dict_for_saving_inference(state)
+    inner.load_state_dict(state)
+    return inner.eval()
+
+
+def scale(rows: Tensor) -> float:
+    """What sae-lens multiplies rows with before training: their mean norm becomes the root of the width."""
+    return float(rows.shape[1] ** 0.5 / torch.linalg.vector_norm(rows, dim=1).mean())
+
+
+def batches(rows: Tensor, seed: int) -> Iterator[Tensor]:
+    """Batches of rows for ever, in another order in each pass."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(rows), generator=generator)
+        for part in torch.split(order[: len(rows) // BATCH * BATCH], BATCH):
+            yield rows[part]

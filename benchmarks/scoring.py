@@ -1,0 +1,99 @@
+"""How well any reconstruction stands in for the activations at a place of a model, as `itda.evaluate` measures it.
+
+For what is no dictionary: autoencoders, and whatever else gives back rows for rows.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import itda
+from itda.capturing import decomposed, in_groups, whole_windows
+from itda.data.token_means import TokenMeans
+from itda.models import tokenizing
+from itda.models.loading import Model
+from itda.models.losses import next_token_loss, predict
+
+Rebuild = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Rows (n, D) -> their reconstruction (n, D) and how many directions each used (n,)."""
+
+
+class HeldOut:
+    """Held-out windows of one model, read once, and its loss on them."""
+
+    def __init__(
+        self,
+        model: Model,
+        corpus: itda.Corpus,
+        site: str,
+        capture: Mapping[str, Any],
+        means: TokenMeans,
+        tokens: int,
+    ) -> None:
+        """Read about `tokens` tokens at a site, leaving out what the capture of the build rows left out."""
+        self.model, self.place, self.means = model, model.site(site), means
+        length = min(capture.get("window") or model.window, model.positions)
+        windows = whole_windows(model, corpus, tokens=tokens, length=length, bos=capture.get("bos"), seed=0)
+        self.batches: list[dict[str, Tensor]] = []
+        self.rows: list[Tensor] = []
+        self.kept: list[Tensor] = []
+        self.ids: list[Tensor] = []
+        self.clean: list[tuple[float, float]] = []
+        for group in in_groups(windows, tokenizing.CANONICAL_BATCH):
+            inputs = tokenizing.batch(model, [window for _, window in group], length=length)
+            real = inputs["attention_mask"].bool()
+            rows = model.read(inputs, [self.place])[self.place.name][real].float()
+            parts = torch.split(rows, real.sum(1).tolist())
+            self.batches.append(inputs)
+            self.rows.append(rows)
+            kept = [decomposed(window, part, capture) for (_, window), part in zip(group, parts, strict=True)]
+            self.kept.append(torch.cat(kept))
+            self.ids.append(inputs["input_ids"][real])
+            if model.predicts:
+                self.clean.append(self._loss(inputs, None))
+
+    def scores(self, rebuild: Rebuild) -> dict[str, float]:
+        """FVU, residual FVU, rise of the loss in nats (for models that predict) and mean L0 of a reconstruction."""
+        error = l0 = loss = clean = predictions = 0.0
+        for number, (inputs, rows, kept) in enumerate(zip(self.batches, self.rows, self.kept, strict=True)):
+            rebuilt, used = rebuild(rows)
+            error += float((rows - rebuilt)[kept].double().square().sum())
+            l0 += float(used[kept].sum())
+            if self.model.predicts:
+                loss += float(self._loss(inputs, torch.where(kept[:, None], rebuilt, rows))[0])
+                clean += float(self.clean[number][0])
+                predictions += float(self.clean[number][1])
+        kept = torch.cat(self.kept)
+        rows, ids = torch.cat(self.rows)[kept], torch.cat(self.ids)[kept]
+        beyond = float((rows - self.means.of(ids)).double().square().sum())
+        found = {
+            "fvu": error / float((rows - rows.mean(0)).double().square().sum()),
+            "residual_fvu": error / beyond,
+            "l0": l0 / len(rows),
+        }
+        return found | ({"delta_ce": (loss - clean) / predictions} if self.model.predicts else {})
+
+    def dictionary(self, dictionary: itda.Dictionary, coding: itda.Coding | None = None) -> dict[str, float]:
+        """The same of a dictionary."""
+
+        def rebuild(rows: Tensor) -> tuple[Tensor, Tensor]:
+            codes = dictionary.encode(rows, coding=coding)
+            return dictionary.decode(codes), codes.l0
+
+        return self.scores(rebuild)
+
+    def _loss(self, inputs: dict[str, Tensor], rows: Tensor | None) -> tuple[float, float]:
+        real = inputs["attention_mask"].bool()
+        predicts = real[:, 1:] & real[:, :-1]
+
+        def change(values: Tensor) -> Tensor:
+            assert rows is not None
+            changed = values.clone()
+            changed[real] = rows.to(values)
+            return changed
+
+        found = predict(self.model, inputs, *(() if rows is None else (self.place, change)))
+        loss = next_token_loss(found, inputs["input_ids"])
+        return float((loss * predicts).double().sum()), float(predicts.sum())

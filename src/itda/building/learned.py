@@ -1,0 +1,24 @@
+"""Atoms without bound, which no text names: what could be reached if they need not be real."""
+
+from typing import ClassVar
+
+import torch
+
+from itda.building.builder import Atoms
+from itda.building.learning import learn
+from itda.building.options import LearnedOptions
+from itda.building.pools import Pool, PoolBuilder, examples_of, learned_of
+from itda.building.starting import novel
+
+
+class LearnedBuilder(PoolBuilder):
+    """Sparse dictionary learning in blocks, by the update of K-SVD with the codes held fixed."""
+
+    method: ClassVar[str] = "learned"
+    options: LearnedOptions
+
+    def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
+        size = min(self.wanted, len(pool.rows))
+        start = pool.units[novel(pool, size, self.encoder)]
+        atoms = learn(pool.rows, start, self.encoder, self.options.passes, generator)
+        return learned_of(pool, atoms, examples_of(atoms, pool))

@@ -1,0 +1,151 @@
+"""Builders that keep rows evenly over all that come, and make atoms of them at the end."""
+
+from abc import abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from itda.building.blocks import SAMPLE_ROWS
+from itda.building.builder import Atoms, Builder, State, named, part, unit_and_norm
+from itda.building.options import PoolOptions
+from itda.building.reservoir import Reservoir
+from itda.data.mixtures import Mixtures
+from itda.data.sources import Sources
+from itda.errors import ActivationError
+from itda.pursuit import Codes, Coding, prepare, pursue
+
+_AT_ONCE = 256  # atoms that are compared with all rows together
+
+
+class Pool(NamedTuple):
+    """Rows to choose from, no two the same and none of them zero."""
+
+    rows: Tensor
+    """float32 (N, D), the mean taken off."""
+    units: Tensor
+    """float32 (N, D), the same at norm 1."""
+    norms: Tensor
+    """float32 (N,)."""
+    sources: Sources
+    mean: Tensor
+    """float32 (D,)."""
+
+
+class Encoder(NamedTuple):
+    """How rows are encoded while building."""
+
+    coding: Coding
+    backend: str
+    memory: int | str | None
+
+    def __call__(self, rows: Tensor, atoms: Tensor) -> Codes:
+        """Codes of rows (n, D) on unit atoms (A, D)."""
+        return pursue(rows, prepare(atoms, memory=self.memory), self.coding, backend=self.backend)
+
+
+class PoolBuilder(Builder):
+    """Subclasses say which atoms a pool of rows makes."""
+
+    options: PoolOptions
+
+    def __init__(
+        self,
+        width: int,
+        coding: Coding,
+        options: PoolOptions,
+        *,
+        backend: str = "auto",
+        memory: int | str | None = None,
+    ) -> None:
+        super().__init__(width, coding, options, backend=backend, memory=memory)
+        self._reservoir = Reservoir(width, options.rows_kept)
+
+    @abstractmethod
+    def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
+        """The atoms that a pool makes, at least as many rows as atoms."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """How rows are encoded while building."""
+        return Encoder(self.coding, self.backend, self.memory)
+
+    @property
+    def sample(self) -> Tensor:
+        """See `Builder.sample`."""
+        rows = self._reservoir.rows
+        return rows[:: -(-len(rows) // SAMPLE_ROWS) or 1]
+
+    def _take(self, rows: Tensor, sources: Sources) -> None:
+        self.rows_seen += len(rows)
+        self._reservoir.update(rows, sources)
+        self._count(rows, sources)
+
+    def _found(self) -> Atoms:
+        pool = self._pool()
+        if len(pool.rows) < self.coding.steps:
+            raise ActivationError(
+                f"The {self.rows_seen:,} rows have only {len(pool.rows)} different ones, fewer than the "
+                f"{self.coding.steps} steps. Give more varied rows, or lower steps."
+            )
+        return self._atoms(pool, torch.Generator().manual_seed(self.options.seed))
+
+    def _pool(self) -> Pool:
+        kept = self._reservoir.rows
+        mean = kept.double().mean(0).float().nan_to_num() if self.options.center else torch.zeros(self.width)
+        rows = kept - mean
+        places = torch.tensor(_distinct(rows), dtype=torch.int64)
+        rows = rows[places]
+        units, norms = unit_and_norm(rows) if len(rows) else (rows, torch.empty(0))
+        return Pool(rows, units, norms, self._reservoir.sources.select(places), mean)
+
+    def _own_state(self) -> State:
+        return named("reservoir", self._reservoir.state())
+
+    def _restore_own(self, state: State) -> None:
+        self._reservoir.restore(part(state, "reservoir"))
+
+    @property
+    def wanted(self) -> int:
+        """How many atoms were asked for."""
+        assert self.options.atoms is not None
+        return self.options.atoms
+
+
+def activations_of(pool: Pool, rows: Tensor) -> Atoms:
+    """Atoms that are rows of the pool, by index."""
+    return Atoms(prepare(pool.units[rows]), pool.norms[rows], pool.mean, pool.sources.select(rows))
+
+
+def learned_of(pool: Pool, atoms: Tensor, examples: Tensor) -> Atoms:
+    """Atoms that are no activations: unit directions (A, D), and for each a row of the pool to show for it."""
+    sources = pool.sources.select(examples)
+    return Atoms(prepare(atoms), torch.ones(len(atoms)), pool.mean, sources, kind="learned")
+
+
+def examples_of(atoms: Tensor, pool: Pool) -> Tensor:
+    """For each unit atom (A, D) the row of the pool that is most like it, by index."""
+    found = [(part @ pool.units.T).argmax(1) for part in torch.split(atoms, _AT_ONCE)]
+    return torch.cat(found)
+
+
+def mixtures_of(pool: Pool, weights: Tensor, rows: Tensor) -> Atoms:
+    """Atoms that are mixtures of rows of the pool: weights of unit rows (A, P), not negative, and the rows (A, P)."""
+    of_activations = weights / pool.norms[rows]
+    of_activations = of_activations / of_activations.sum(1, keepdim=True)
+    order = torch.argsort(of_activations, dim=1, descending=True, stable=True)
+    rows, of_activations = rows.gather(1, order), of_activations.gather(1, order)
+    rows = torch.where(of_activations > 0, rows, rows[:, :1])
+    mixed = (of_activations[..., None] * pool.rows[rows]).sum(1)
+    units, norms = unit_and_norm(mixed)
+    mixtures = Mixtures(of_activations, pool.sources.select(rows.flatten()))
+    return Atoms(prepare(units), norms, pool.mean, mixtures.largest, kind="mixtures", mixtures=mixtures)
+
+
+def _distinct(rows: Tensor) -> list[int]:
+    """First places of the distinct rows that are not zero, in order."""
+    first: dict[bytes, int] = {}
+    for index, (row, filled) in enumerate(zip(rows.numpy(), (rows != 0).any(1).tolist(), strict=True)):
+        if filled:
+            first.setdefault(row.tobytes(), index)
+    return list(first.values())

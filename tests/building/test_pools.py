@@ -1,0 +1,299 @@
+"""Builders that keep a pool of rows: what they promise, and that each beats what is plainer than it."""
+
+import pytest
+import torch
+
+from itda import Coding, Corpus, Dictionary, build, build_from_activations, capture, explain
+from itda.building import BuildRequest
+from itda.building.mixing import Mix
+from itda.building.pools import Encoder
+from itda.building.proposing import propose
+from itda.building.resembling import Likeness
+from itda.building.reservoir import Reservoir
+from itda.data.sources import Sources
+from itda.errors import ActivationError, FormatError, OptionError
+from itda.pursuit import pursue
+from support import tiny
+from support.signals import coherent
+
+METHODS = ["budget", "mixture", "learned", "random", "kmeans"]
+
+
+def make(rows, **options):
+    return build_from_activations(rows, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return coherent(6000, 32, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def built(rows):
+    return {method: make(rows[:5000], atoms=100, steps=4, method=method) for method in METHODS}
+
+
+def left(dictionary, rows):
+    """Share of the variance of rows that is not explained."""
+    error = rows - dictionary.decode(dictionary.encode(rows))
+    return float(error.square().sum() / (rows - rows.mean(0)).square().sum())
+
+
+@pytest.mark.parametrize("method", ["budget", "random", "kmeans"])
+def test_atoms_are_real_rows_each_once(built, rows, method):
+    dictionary = built[method]
+    assert dictionary.kind == "activations"
+    assert len(dictionary) == 100 if method != "kmeans" else 90 < len(dictionary) <= 100
+    taken = dictionary.sources.row
+    assert len(set(taken.tolist())) == len(dictionary)
+    centred = rows[taken] - dictionary.mean
+    assert torch.allclose(dictionary.atoms, torch.nn.functional.normalize(centred, dim=1), atol=1e-6)
+    assert torch.allclose(dictionary.norms, centred.norm(dim=1), rtol=1e-5)
+    assert torch.allclose(dictionary.mean, rows[:5000].mean(0), atol=1e-5)
+
+
+def test_each_is_better_than_what_is_plainer(built, rows):
+    error = {method: left(dictionary, rows[5000:]) for method, dictionary in built.items()}
+    assert error["learned"] < error["mixture"] < error["budget"] < error["kmeans"] < error["random"]
+
+
+def test_mixtures_are_convex_and_can_be_made_again(built, rows):
+    dictionary = built["mixture"]
+    mixtures = dictionary.mixtures
+    assert dictionary.kind == "mixtures"
+    assert mixtures.weights.shape == (100, 5)
+    assert (mixtures.weights >= 0).all()
+    assert torch.allclose(mixtures.weights.sum(1), torch.ones(100), atol=1e-5)
+    assert (mixtures.weights[:, :-1] >= mixtures.weights[:, 1:]).all()
+    again = torch.stack([sum(part.weight * rows[part.source.row] for part in mixtures[atom]) for atom in range(100)])
+    assert torch.allclose(dictionary.activations, again, atol=1e-4)
+    assert torch.allclose(torch.nn.functional.normalize(again - dictionary.mean, dim=1), dictionary.atoms, atol=1e-5)
+    assert [source.row for source in dictionary.sources] == [mixtures[atom][0].source.row for atom in range(100)]
+    some = mixtures.select(torch.tensor([7, 3]))
+    assert some[1] == mixtures[3]
+
+
+def test_a_mixture_of_one_is_a_real_activation(rows):
+    dictionary = make(rows[:2000], atoms=40, steps=4, method="mixture", parts=1)
+    assert torch.equal(dictionary.mixtures.weights, torch.ones(40, 1))
+    expected = torch.nn.functional.normalize(rows[dictionary.sources.row] - dictionary.mean, dim=1)
+    assert torch.allclose(dictionary.atoms, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["budget", "mixture", "learned"])
+def test_files_hold_all_of_it(built, method, tmp_path):
+    built[method].save_pretrained(tmp_path / "d")
+    loaded = Dictionary.from_pretrained(tmp_path / "d")
+    assert loaded.kind == built[method].kind
+    assert loaded.fingerprint == built[method].fingerprint
+    if method == "mixture":
+        assert all(loaded.mixtures[atom] == built[method].mixtures[atom] for atom in range(100))
+
+
+def test_mixtures_that_do_not_add_up_are_damage(built, tmp_path, monkeypatch):
+    from itda.data.mixtures import Mixtures
+
+    real = Mixtures.to_tensors
+    monkeypatch.setattr(Mixtures, "to_tensors", lambda self: {**real(self), "weights": self.weights * 2})
+    built["mixture"].save_pretrained(tmp_path / "d")
+    with pytest.raises(FormatError, match="do not add up to 1"):
+        Dictionary.from_pretrained(tmp_path / "d")
+
+
+def test_learned_atoms_have_no_name(built):
+    dictionary = built["learned"]
+    assert dictionary.kind == "learned"
+    with pytest.raises(OptionError, match="belong to no text"):
+        _ = dictionary.activations
+    with pytest.raises(OptionError, match="belong to no text"):
+        dictionary.check_named("A transplant")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_atoms_and_another_others(rows, method):
+    options = {"atoms": 40, "steps": 3, "method": method}
+    one, again = (make(rows[:1500], **options, seed=1) for _ in range(2))
+    assert one.fingerprint == again.fingerprint
+    assert one.fingerprint != make(rows[:1500], **options, seed=2).fingerprint
+
+
+@pytest.mark.parametrize("method", ["budget", "mixture"])
+def test_pieces_make_no_difference(model, rows, method):
+    found = capture(model, Corpus.from_texts(tiny.KINGS), "resid_post.1", progress=False)
+    sources = Sources.concatenate([found.sources] * 40).select(torch.arange(3000))
+    wanted = BuildRequest(atoms=50, steps=4, method=method, pool=500)
+    whole = wanted.builder(32, 3000)
+    whole.update(rows[:3000], sources)
+    pieces = wanted.builder(32, 3000)
+    for start in range(0, 3000, 37):
+        places = torch.arange(start, min(start + 37, 3000))
+        pieces.update(rows[places], sources.select(places))
+    one, other = whole.finish(), pieces.finish()
+    assert one.fingerprint == other.fingerprint
+    assert list(one.sources) == list(other.sources)
+    assert torch.equal(one.token_means.offsets, other.token_means.offsets)
+
+
+def test_the_size_is_what_was_asked_for_of_all_rows(rows):
+    dictionary = make(rows, atoms=300, steps=4, method="budget", pool=1000)
+    assert len(dictionary) == 300
+    assert torch.histc(dictionary.sources.row.float(), bins=5, min=0, max=6000).min() >= 30
+    assert dictionary.build.rows == 6000
+
+
+def test_repeated_rows_are_one_atom_and_the_rest_is_said(rows):
+    repeated = rows[:60].repeat(20, 1)
+    for method in ("budget", "mixture", "random", "learned"):
+        dictionary = make(repeated, atoms=100, steps=2, method=method)
+        assert len(dictionary) == 60
+        assert "Only 60 of 100 atoms" in dictionary.build.notes[0]
+    with pytest.raises(ActivationError, match="only 3 different ones"):
+        make(rows[:3].repeat(20, 1), atoms=20, steps=4, method="budget")
+
+
+def test_token_means_know_only_tokens(model):
+    train, _ = Corpus.from_texts([text * 6 for text in tiny.KINGS]).split()
+    dictionary = build(model, train, site="resid_post.1", atoms=20, steps=2, method="token_means", progress=False)
+    assert dictionary.kind == "learned"
+    most = int(dictionary.token_means.counts.argmax())
+    mean = dictionary.token_means.of(dictionary.token_means.token_ids[most : most + 1]) - dictionary.mean
+    assert torch.allclose(dictionary.atoms[0], torch.nn.functional.normalize(mean, dim=1)[0], atol=1e-5)
+    with pytest.raises(ActivationError, match="know their tokens"):
+        make(torch.randn(100, 8), atoms=20, steps=2, method="token_means")
+
+
+def test_snmf_finds_neurons_that_fire_together():
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.zeros(4, 40)
+    for part in range(4):
+        parts[part, 10 * part : 10 * part + 4] = torch.randn(4, generator=generator)
+    use = torch.rand(2000, 4, generator=generator) * (torch.rand(2000, 4, generator=generator) < 0.4)
+    dictionary = make(use @ parts + 1e-3, atoms=4, steps=2, method="snmf", parts=None)
+    assert dictionary.kind == "learned"
+    assert float(dictionary.mean.abs().max()) == 0
+    assert ((dictionary.atoms != 0).sum(1) <= 1).all()  # one in a hundred of 40, at least one
+    builder = BuildRequest(atoms=4, steps=2, method="snmf").builder(40, 2000)
+    object.__setattr__(builder.options, "kept", 0.1)
+    builder.update(use @ parts, Sources.of_rows(2000))
+    found = builder.finish()
+    alike = (found.atoms @ torch.nn.functional.normalize(parts, dim=1).T).abs()
+    assert alike.amax(0).min() > 0.97
+    for atom in range(4):  # the input shown for a feature is one in which it is strong
+        part = int(alike[atom].argmax())
+        assert use[int(found.sources.row[atom]), part] > 0.8 * use[:, part].max()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"method": "budget", "max_unexplained": 0.1}, "max_unexplained is not an option of method='budget'"),
+        ({"method": "greedy", "pool": 100}, "pool is not an option of method='greedy'"),
+        ({"method": "paper", "max_cosine_gap": 0.1, "passes": 2}, "passes is not an option"),
+        ({"method": "budget", "parts": 3}, "take method='mixture'"),
+        ({"method": "mixture", "parts": 6}, "parts must be 1 to 5"),
+        ({"method": "budget", "atoms": 50, "pool": 20}, "cannot give 50 atoms"),
+        ({"method": "budget", "passes": 0}, "passes must be"),
+        ({"method": "learned", "seed": -1}, "seed must be"),
+        ({"method": "best"}, "method must be one of"),
+        ({"method": "budget", "block": 8}, "method='greedy' or 'paper'"),
+    ],
+)
+def test_options_that_contradict_each_other(rows, options, what):
+    with pytest.raises(OptionError, match=what):
+        make(rows[:500], **{"atoms": 20, "steps": 2, **options})
+
+
+def test_a_reservoir_keeps_rows_evenly_whatever_pieces_they_come_in():
+    rows = torch.arange(5000).float()[:, None]
+    for piece in (1, 70, 999, 5000):
+        kept = Reservoir(1, 100)
+        for start in range(0, 5000, piece):
+            part = rows[start : start + piece]
+            kept.update(part, Sources.of_rows(len(part), first=start))
+        assert torch.equal(kept.rows[:, 0], torch.arange(0, 5000, 64).float())
+        assert torch.equal(kept.sources.row, torch.arange(0, 5000, 64))
+
+
+def test_a_reservoir_loses_no_bit():
+    generator = torch.Generator().manual_seed(0)
+    exact, other = torch.randn(50, 8, generator=generator).bfloat16().float(), torch.randn(50, 8, generator=generator)
+    kept = Reservoir(8, 100)
+    kept.update(exact, Sources.of_rows(50))
+    assert kept.state()["rows"].dtype == torch.bfloat16
+    assert torch.equal(kept.rows, exact)
+    kept.update(other, Sources.of_rows(50, first=50))
+    assert torch.equal(kept.rows, torch.cat([exact, other]))
+    again = Reservoir(8, 100)
+    again.restore(kept.state())
+    assert torch.equal(again.rows, kept.rows)
+    assert torch.equal(again.sources.row, kept.sources.row)
+
+
+def test_a_proposal_is_what_saves_the_most():
+    atoms = torch.eye(6)[:2]
+    rows = torch.zeros(30, 6)
+    rows[:, 0], rows[:20, 2], rows[20:, 3] = 1.0, 2.0, 2.5
+    candidates = torch.eye(6)[[4, 3, 2]]
+    chosen = propose(rows, atoms, candidates, Encoder(Coding(steps=2), "auto", None), 3)
+    assert chosen.tolist() == [2, 1]  # 20 rows save 4 each, 10 save 6.25; the third saves nothing
+
+
+def test_a_mix_finds_the_rows_that_a_direction_is_made_of():
+    generator = torch.Generator().manual_seed(0)
+    units = torch.nn.functional.normalize(torch.randn(200, 12, generator=generator), dim=1)
+    rows, weights = torch.tensor([[3, 50], [7, 120]]), torch.tensor([[0.7, 0.5], [0.9, 0.3]])
+    directions = torch.nn.functional.normalize((weights[..., None] * units[rows]).sum(1), dim=1)
+    mix = Mix.of(directions, units, Likeness(torch.eye(12)), 5)
+    assert (mix.atoms * directions).sum(1).min() > 0.99
+    assert (mix.weights >= 0).all()
+    mix.weigh(-directions)  # every part points away: one is kept all the same
+    assert (mix.weights.sum(1) > 0).all()
+    assert torch.isfinite(mix.atoms).all()
+
+
+def test_likeness_counts_what_codes_leave():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(3000, 6, generator=generator) * torch.tensor([10.0, 10.0, 10.0, 1.0, 1.0, 1.0])
+    encode = Encoder(Coding(steps=3), "auto", None)
+    plain = Likeness.of(rows, torch.eye(6), encode, exponent=0.0)
+    assert torch.allclose(plain.weights, torch.eye(6), atol=1e-4)
+    weighted = Likeness.of(rows, torch.eye(6), encode, exponent=0.5)
+    lengths = torch.linalg.vector_norm(weighted.apply(torch.eye(6)), dim=1)
+    assert lengths[3:].min() > 5 * lengths[:3].max()  # three steps explain the first three, and nothing of the others
+    assert pursue(rows, torch.eye(6), steps=3).unexplained.mean() < 0.05
+
+
+@pytest.fixture(scope="module")
+def named(model):
+    corpus = Corpus.from_texts([text * 6 for text in tiny.KINGS])
+    options = {"site": "resid_post.1", "atoms": 24, "steps": 3, "progress": False}
+    return {method: build(model, corpus, method=method, **options) for method in ("budget", "mixture", "learned")}
+
+
+def test_a_mixture_reads_as_its_texts(model, named):
+    dictionary = named["mixture"]
+    parts = max((dictionary.mixtures[atom] for atom in range(24)), key=len)
+    atom = next(atom for atom in range(24) if dictionary.mixtures[atom] == parts)
+    assert len(parts) > 1
+    said = dictionary.describe(atom)
+    for part in parts:
+        assert f"{part.weight:.0%} " in said
+        assert f"[{part.source.token}]" in said
+    found = [answer.atom for answer in dictionary.find(token=parts[-1].source.token, limit=24)]
+    assert atom in found  # not only by what it is made of most
+    explanation = explain(dictionary, model, "a king and a queen")
+    pieces = [piece for token in explanation.tokens for piece in token.pieces]
+    assert all(list(piece.mixture) == dictionary.mixtures[piece.atom] for piece in pieces)
+    assert explanation.to_json()["tokens"][1]["pieces"][0]["mixture"][0]["weight"] > 0
+    assert "% " in str(explanation)
+    assert dictionary.origin(atom)["mixture"][0]["weight"] == parts[0].weight
+
+
+def test_what_is_shown_of_a_learned_atom_is_an_example(model, named):
+    learned, real = named["learned"], named["budget"]
+    assert learned.describe(3).startswith("e.g. ")
+    assert real.describe(3) == real.sources[3].text
+    explanation = explain(learned, model, "a king and a queen")
+    assert "e.g." in str(explanation)
+    assert not explanation.to_json()["tokens"][1]["pieces"][0]["named"]
+    assert explain(real, model, "a king").to_json()["tokens"][1]["pieces"][0]["named"]
