@@ -2,7 +2,7 @@
 
 python benchmarks/bench_fidelity.py [MODEL ...] [--seeds 3]
 
-What is in benchmarks/results/fidelity.json already is not measured again, so a run that was stopped goes on;
+What is in benchmarks/results/cells/fidelity.json already is not measured again, so a run that was stopped goes on;
 remove the file to measure anew. "Paper" is paper mode with plain pursuit at whichever threshold is best for each score.
 """
 
@@ -33,7 +33,7 @@ SHARES = (0.015, 0.03, 0.06, 0.12)
 COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 METHODS = ("greedy", "budget", "mixture", "learned", "random", "kmeans", "token_means")
 SCORES = ("fvu", "residual_fvu", "delta_ce")
-FILE = RESULTS / "fidelity.json"
+FILE = RESULTS / "cells" / "fidelity.json"
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         for seed in range(asked.seeds):
             measure(name, seed, cells)
     table = summary(cells)
-    report("fidelity", table, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS, cells=cells)
+    report("fidelity", table, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
 
 
 def measure(name: str, seed: int, cells: list[dict[str, Any]]) -> None:
@@ -81,7 +81,7 @@ def measure(name: str, seed: int, cells: list[dict[str, Any]]) -> None:
                 facts = {"model": name, "seed": seed, "steps": steps, "share": round(steps / width, 4)}
                 made = {"method": variant, "coding": coding.method, "atoms": len(dictionary), "seconds": seconds}
                 cells.append(facts | made | place.dictionary(dictionary, coding))
-        RESULTS.mkdir(exist_ok=True)
+        FILE.parent.mkdir(parents=True, exist_ok=True)
         FILE.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
         print(f"{name}, seed {seed}, {steps} steps", flush=True)
 
