@@ -1,21 +1,27 @@
-"""Held-out worth of every way to a dictionary, at equal atoms and equal steps, on real models.
+"""Held-out worth of every way to a dictionary, and of sparse autoencoders, at equal atoms and steps, on real models.
 
-python benchmarks/bench_fidelity.py [MODEL ...] [--seeds 3]
+python benchmarks/bench_fidelity.py [MODEL ...] [--seeds 3] [--only builders|autoencoders|table]
 
-What is in benchmarks/results/cells/fidelity.json already is not measured again, so a run that was stopped goes on;
-remove the file to measure anew. "Paper" is paper mode with plain pursuit at whichever threshold is best for each score.
+"Paper" is paper mode with plain pursuit at whichever threshold is best for each score. Autoencoders are trained to
+convergence: the rate is the best of a sweep, the passes over the rows are doubled until that gains less than 1 %.
+What was measured is kept in benchmarks/results/cells, so a run that was stopped goes on.
 """
 
 import argparse
-import json
 import statistics
 import time
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
-from common import DATA, RESULTS, model_folder, report
-from scoring import HeldOut
+import saes
+from cells import Cell, Cells
+from common import DATA, model_folder, report
+from fronts import draw
+from scoring import HeldOut, Rebuild, of_dictionary
 
 import itda
+from itda.pursuit import prepare, pursue, rebuild
 
 # model -> texts
 CASES = {
@@ -26,64 +32,173 @@ CASES = {
     "gpt2-wide": ("wikitext_1000.json",),
     "minilm": ("wikitext_1000.json", "wikitext2_valid.txt"),
 }
+LARGE = ("gpt2-wide", "minilm")
+"""Here autoencoders are trained with one seed only: they take hours."""
 TOKENS, HELD_OUT_TOKENS = 100_000, 10_000
 ATOMS_A_DIMENSION = 8
 SHARES = (0.015, 0.03, 0.06, 0.12)
 """Steps in a dimension."""
+SWEPT_AT = 0.06
+RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+FIRST_PASSES, MOST_PASSES = 20, 640
 COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 METHODS = ("greedy", "budget", "mixture", "learned", "random", "kmeans", "token_means")
+AUTOENCODERS = ("topk", "batchtopk", "topk from data")
 SCORES = ("fvu", "residual_fvu", "delta_ce")
-FILE = RESULTS / "cells" / "fidelity.json"
+
+
+class Case:
+    """One model and one seed: activations to build from, and held-out text to measure on."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name, self.seed = name, seed
+        self.model = itda.load_model(model_folder(name))
+        width = self.model.site(self.model.middle_site).width
+        assert width is not None
+        self.width, self.atoms = width, ATOMS_A_DIMENSION * width
+        self.train, self.held_out = corpus(name).split(held_out=0.1, seed=seed)
+
+    @cached_property
+    def activations(self) -> itda.Activations:
+        """What everything is built from."""
+        return itda.capture(self.model, self.train, tokens=TOKENS, seed=self.seed, progress=False)
+
+    @cached_property
+    def place(self) -> HeldOut:
+        """What everything is measured on."""
+        shown = itda.build_from_activations(self.activations, atoms=64, steps=1, method="random", progress=False)
+        assert shown.provenance is not None
+        assert shown.token_means is not None
+        capture = shown.provenance.capture
+        return HeldOut(self.model, self.held_out, self.activations.site, capture, shown.token_means, HELD_OUT_TOKENS)
+
+    def facts(self, steps: int) -> Cell:
+        """What names a cell of it."""
+        return {"model": self.name, "seed": self.seed, "steps": steps, "share": round(steps / self.width, 4)}
+
+    def steps(self, share: float) -> int:
+        """K for a share of the width."""
+        return max(1, round(share * self.width))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(CASES))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=("builders", "autoencoders", "table"))
     asked = parser.parse_args()
-    cells: list[dict[str, Any]] = json.loads(FILE.read_text())["cells"] if FILE.exists() else []
-    for name in asked.models:
-        for seed in range(asked.seeds):
-            measure(name, seed, cells)
-    table = summary(cells)
-    report("fidelity", table, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
+    cells, training = Cells("fidelity"), Cells("autoencoder_training")
+    if asked.only not in ("autoencoders", "table"):
+        for name in asked.models:
+            for seed in range(asked.seeds):
+                builders(name, seed, cells)
+    if asked.only not in ("builders", "table"):
+        for name in asked.models:
+            for seed in range(1 if name in LARGE else asked.seeds):
+                autoencoders(name, seed, cells, training)
+    draw(cells.all)
+    report("fidelity", summary(cells.all), tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
+    if training.all:
+        report("autoencoder_training", training.all, swept_at=SWEPT_AT)
 
 
-def measure(name: str, seed: int, cells: list[dict[str, Any]]) -> None:
-    """Add what is missing for one model and seed, and keep it after every number of steps."""
-    model = itda.load_model(model_folder(name))
-    width = model.site(model.middle_site).width
-    assert width is not None
-    known = {cell["steps"] for cell in cells if (cell["model"], cell["seed"]) == (name, seed)}
-    missing = sorted({max(1, round(share * width)) for share in SHARES} - known)
-    if not missing:
-        return
-    train, held_out = corpus(name).split(held_out=0.1, seed=seed)
-    activations = itda.capture(model, train, tokens=TOKENS, seed=seed, progress=False)
-    place = None
-    for steps in missing:
-        plain, full = itda.Coding(steps=steps), itda.Coding(steps=steps, method="omp")
-        variants: list[tuple[str, dict[str, Any]]] = [(method, {"method": method, "seed": seed}) for method in METHODS]
-        variants += [(f"paper, gap {gap}", {"method": "paper", "max_cosine_gap": gap}) for gap in COSINE_GAPS]
-        for variant, options in variants:
+def builders(name: str, seed: int, cells: Cells) -> None:
+    """Measure what is missing of the dictionaries of one model and seed."""
+    case = Case(name, seed)
+    for share in SHARES:
+        facts = case.facts(case.steps(share))
+        for method, options in dictionaries():
+            if cells.where(**facts, method=method):
+                continue
             paper = options["method"] == "paper"
+            codings = [itda.Coding(steps=facts["steps"], method=kind) for kind in (("mp",) if paper else ("omp", "mp"))]
+            _, rows = case.place, case.activations.rows  # captured before the clock starts
             begin = time.perf_counter()
             dictionary = itda.build_from_activations(
-                activations, atoms=ATOMS_A_DIMENSION * width, coding=plain if paper else full, progress=False, **options
+                case.activations, atoms=case.atoms, coding=codings[0], seed=seed, progress=False, **options
             )
-            seconds = time.perf_counter() - begin
-            if place is None:
-                assert dictionary.provenance is not None
-                assert dictionary.token_means is not None
-                capture = dictionary.provenance.capture
-                place = HeldOut(model, held_out, activations.site, capture, dictionary.token_means, HELD_OUT_TOKENS)
-            for coding in (plain,) if paper else (plain, full):
-                facts = {"model": name, "seed": seed, "steps": steps, "share": round(steps / width, 4)}
-                made = {"method": variant, "coding": coding.method, "atoms": len(dictionary), "seconds": seconds}
-                cells.append(facts | made | place.dictionary(dictionary, coding))
-        FILE.parent.mkdir(parents=True, exist_ok=True)
-        FILE.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
-        print(f"{name}, seed {seed}, {steps} steps", flush=True)
+            made = {"atoms": len(dictionary), "seconds": round(time.perf_counter() - begin, 2), "rows": len(rows)}
+            for coding in codings:
+                scores = case.place.scores(of_dictionary(dictionary, coding))
+                cells.add(**facts, method=method, coding=coding.method, **made, **scores)
+        print(f"{name}, seed {seed}, {facts['steps']} steps: dictionaries", flush=True)
+
+
+def dictionaries() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every way to one, and the options it takes."""
+    yield from ((method, {"method": method}) for method in METHODS)
+    yield from ((f"paper, gap {gap}", {"method": "paper", "max_cosine_gap": gap}) for gap in COSINE_GAPS)
+
+
+def autoencoders(name: str, seed: int, cells: Cells, training: Cells) -> None:
+    """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
+    case = Case(name, seed)
+    rate, passes = converged(case, training)
+    for share in SHARES:
+        facts = case.facts(case.steps(share))
+        for kind in AUTOENCODERS[: len(AUTOENCODERS) if seed == 0 else 1]:
+            if cells.where(**facts, method=kind):
+                continue
+            trained = train(case, kind, facts["steps"], rate, passes)
+            made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
+            cells.add(**facts, method=kind, coding="own", **made, **case.place.scores(trained.rebuild))
+            if kind == "topk":
+                method = {"method": "pursuit on topk", "coding": "omp"}
+                cells.add(**facts, **method, **made, **case.place.scores(pursuit_on(trained, facts["steps"])))
+        print(f"{name}, seed {seed}, {facts['steps']} steps: autoencoders", flush=True)
+
+
+def converged(case: Case, training: Cells) -> tuple[float, int]:
+    """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 1 %."""
+    steps = Case(case.name, 0).steps(SWEPT_AT) if case.seed else case.steps(SWEPT_AT)
+
+    def fvu(rate: float, passes: int) -> float:
+        facts = {"model": case.name, "steps": steps, "rate": rate, "passes": passes}
+        known = training.where(**facts)
+        if known:
+            return float(known[0]["fvu"])
+        trained = train(case, "topk", steps, rate, passes)
+        scores = case.place.scores(trained.rebuild)
+        training.add(**facts, seconds=round(trained.seconds, 2), **scores)
+        print(f"{case.name}, rate {rate}, {passes} passes: {scores['fvu']:.4f}", flush=True)
+        return scores["fvu"]
+
+    passes = FIRST_PASSES
+    rate = min(RATES, key=lambda rate: fvu(rate, passes))
+    # What is best for few passes is often too fast for many
+    slower = RATES[max(0, RATES.index(rate) - 1)]
+    while passes < MOST_PASSES:
+        rate_next = min((rate, slower), key=lambda rate: fvu(rate, 2 * passes))
+        if fvu(rate_next, 2 * passes) > 0.99 * fvu(rate, passes):
+            break
+        rate, passes = rate_next, 2 * passes
+        slower = RATES[max(0, RATES.index(rate) - 1)]
+    return rate, passes
+
+
+def train(case: Case, kind: str, steps: int, rate: float, passes: int) -> saes.TrainedSae:
+    """An autoencoder of a kind."""
+    rows = case.activations.rows
+    start = None
+    if kind == "topk from data":
+        start = itda.build_from_activations(
+            case.activations, atoms=case.atoms, steps=steps, method="random", seed=case.seed, progress=False
+        ).atoms
+    kind = kind.partition(" ")[0]
+    _ = case.place
+    return saes.train(rows, case.atoms, steps, kind=kind, rate=rate, passes=passes, seed=case.seed, start=start)
+
+
+def pursuit_on(trained: saes.TrainedSae, steps: int) -> Rebuild:
+    """A pursuit on the decoder of an autoencoder, in place of its encoder."""
+    directions, bias = trained.directions()
+    prepared, coding = prepare(directions), itda.Coding(steps=steps, method="omp")
+
+    def found(rows: Any) -> Any:
+        codes = pursue(rows - bias, prepared, coding)
+        return rebuild(codes, directions) + bias, codes.l0
+
+    return found
 
 
 def corpus(name: str) -> itda.Corpus:
@@ -95,34 +210,45 @@ def corpus(name: str) -> itda.Corpus:
     return itda.Corpus.from_texts(list(dict.fromkeys(texts)))
 
 
-def summary(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(cells: list[Cell]) -> list[Cell]:
     """A row for each model, number of steps, method and coding: medians over seeds, and as shares of paper's best."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell["model"], cell["steps"], cell["method"], cell["coding"]), []).append(cell)
+    order = [*METHODS, *AUTOENCODERS, "pursuit on topk"]
     rows = []
-    for (model, steps, method, coding), group in groups.items():
-        if method.startswith("paper"):
+    for (model, steps, method, coding), group in sorted(
+        groups.items(), key=lambda item: (list(CASES).index(item[0][0]), item[0][1], item[0][3])
+    ):
+        if method not in order:
             continue
-        row = {"model": model, "steps": steps, "K/D": group[0]["share"], "method": method, "coding": coding}
+        row: Cell = {"model": model, "steps": steps, "K/D": group[0]["share"], "method": method, "coding": coding}
         for score in SCORES:
-            values = [cell[score] for cell in group if score in cell]
-            ratios = [cell[score] / paper(cells, cell, score) for cell in group if score in cell]
-            row[score] = statistics.median(values) if values else ""
-            row[f"{score} / paper"] = statistics.median(ratios) if ratios else ""
+            own = [cell for cell in group if score in cell]
+            row[score] = statistics.median(cell[score] for cell in own) if own else ""
+            ratios = [cell[score] / best_paper(cells, cell, score) for cell in own]
+            row[f"{score} / paper"] = statistics.median(ratios) if own else ""
+        row["way to learned"] = statistics.median(way(cells, cell) for cell in group) if method == "mixture" else ""
+        row["L0"] = statistics.median(cell["l0"] for cell in group)
         row["seconds"] = round(statistics.median(cell["seconds"] for cell in group), 1)
+        row["s a million"] = round(statistics.median(cell["seconds_a_million"] for cell in group), 1)
+        row["seeds"] = len(group)
         rows.append(row)
     return rows
 
 
-def paper(cells: list[dict[str, Any]], like: dict[str, Any], score: str) -> float:
+def best_paper(cells: list[Cell], like: Cell, score: str) -> float:
     """The best score of paper mode with the same model, seed and steps, at any threshold."""
     same = ("model", "seed", "steps")
-    return min(
-        cell[score]
-        for cell in cells
-        if cell["method"].startswith("paper") and all(cell[name] == like[name] for name in same)
-    )
+    rivals = (cell for cell in cells if all(cell[name] == like[name] for name in same))
+    return float(min(cell[score] for cell in rivals if cell["method"].startswith("paper")))
+
+
+def way(cells: list[Cell], like: Cell) -> float:
+    """How much of the way from real activations (`budget`) to `learned` directions a dictionary goes, in FVU."""
+    same = ("model", "seed", "steps", "coding")
+    fvu = {cell["method"]: cell["fvu"] for cell in cells if all(cell[name] == like[name] for name in same)}
+    return float((fvu["budget"] - like["fvu"]) / (fvu["budget"] - fvu["learned"]))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 For what is no dictionary: autoencoders, and whatever else gives back rows for rows.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,10 +56,13 @@ class HeldOut:
                 self.clean.append(self._loss(inputs, None))
 
     def scores(self, rebuild: Rebuild) -> dict[str, float]:
-        """FVU, residual FVU, rise of the loss in nats (for models that predict) and mean L0 of a reconstruction."""
-        error = l0 = loss = clean = predictions = 0.0
+        """FVU, residual FVU, rise of the loss in nats (for models that predict), mean L0, and seconds for a million."""
+        rebuild(self.rows[0])  # what is prepared once is no part of the time
+        error = l0 = loss = clean = predictions = seconds = 0.0
         for number, (inputs, rows, kept) in enumerate(zip(self.batches, self.rows, self.kept, strict=True)):
+            begin = time.perf_counter()
             rebuilt, used = rebuild(rows)
+            seconds += time.perf_counter() - begin
             error += float((rows - rebuilt)[kept].double().square().sum())
             l0 += float(used[kept].sum())
             if self.model.predicts:
@@ -72,17 +76,9 @@ class HeldOut:
             "fvu": error / float((rows - rows.mean(0)).double().square().sum()),
             "residual_fvu": error / beyond,
             "l0": l0 / len(rows),
+            "seconds_a_million": 1e6 * seconds / sum(map(len, self.rows)),
         }
         return found | ({"delta_ce": (loss - clean) / predictions} if self.model.predicts else {})
-
-    def dictionary(self, dictionary: itda.Dictionary, coding: itda.Coding | None = None) -> dict[str, float]:
-        """The same of a dictionary."""
-
-        def rebuild(rows: Tensor) -> tuple[Tensor, Tensor]:
-            codes = dictionary.encode(rows, coding=coding)
-            return dictionary.decode(codes), codes.l0
-
-        return self.scores(rebuild)
 
     def _loss(self, inputs: dict[str, Tensor], rows: Tensor | None) -> tuple[float, float]:
         real = inputs["attention_mask"].bool()
@@ -97,3 +93,13 @@ class HeldOut:
         found = predict(self.model, inputs, *(() if rows is None else (self.place, change)))
         loss = next_token_loss(found, inputs["input_ids"])
         return float((loss * predicts).double().sum()), float(predicts.sum())
+
+
+def of_dictionary(dictionary: itda.Dictionary, coding: itda.Coding | None = None) -> Rebuild:
+    """What a dictionary makes of rows."""
+
+    def rebuild(rows: Tensor) -> tuple[Tensor, Tensor]:
+        codes = dictionary.encode(rows, coding=coding)
+        return dictionary.decode(codes), codes.l0
+
+    return rebuild
