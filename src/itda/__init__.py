@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from itda.data.store import Store
     from itda.encoding import encode
     from itda.errors import ItdaError
-    from itda.evaluation import evaluate, evaluate_activations
+    from itda.evaluation import (
+        Judge,
+        ablate,
+        compare_codes,
+        evaluate,
+        evaluate_activations,
+        judge_atoms,
+        probe,
+        read_atoms,
+    )
     from itda.explaining import explain
     from itda.models.loading import load_model, wrap
     from itda.pursuit import Codes, Coding
@@ -37,17 +46,23 @@ _HOMES = {
     "Dictionary": "itda.data.dictionary",
     "Encoding": "itda.data.encoding",
     "ItdaError": "itda.errors",
+    "Judge": "itda.evaluation",
     "Store": "itda.data.store",
+    "ablate": "itda.evaluation",
     "build": "itda.building",
     "build_from_activations": "itda.building",
     "build_many": "itda.building",
     "capture": "itda.capturing",
+    "compare_codes": "itda.evaluation",
     "encode": "itda.encoding",
     "evaluate": "itda.evaluation",
     "evaluate_activations": "itda.evaluation",
     "explain": "itda.explaining",
+    "judge_atoms": "itda.evaluation",
     "load_model": "itda.models.loading",
     "merge": "itda.building",
+    "probe": "itda.evaluation",
+    "read_atoms": "itda.evaluation",
     "wrap": "itda.models.loading",
 }
 
@@ -60,18 +75,24 @@ __all__ = [
     "Dictionary",
     "Encoding",
     "ItdaError",
+    "Judge",
     "Store",
     "__version__",
+    "ablate",
     "build",
     "build_from_activations",
     "build_many",
     "capture",
+    "compare_codes",
     "encode",
     "evaluate",
     "evaluate_activations",
     "explain",
+    "judge_atoms",
     "load_model",
     "merge",
+    "probe",
+    "read_atoms",
     "wrap",
 ]
 

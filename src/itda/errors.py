@@ -49,6 +49,10 @@ class ClusterError(ItdaError, ConnectionError):
     """Workers cannot be reached, or were lost again and again."""
 
 
+class JudgeError(ItdaError, ConnectionError):
+    """A language model that was to judge does not answer, or not in the protocol."""
+
+
 class MissingExtraError(ItdaError, ImportError):
     """A feature needs an optional dependency that is not installed."""
 

@@ -49,6 +49,13 @@ def test_fvu_by_its_definition(model, dictionary, corpora, report):
     assert report.unexplained["95%"] == pytest.approx(np.quantile(shares, 0.95), abs=1e-4)
     assert report.atoms_never_used == int((codes.usage(48) == 0).sum())
     assert report.atoms_used_everywhere == int((2 * codes.usage(48) >= len(rows)).sum())
+    own, centred = rebuilt - dictionary.mean, rows - dictionary.mean
+    assert report.norm_ratio == pytest.approx(float((own.norm(dim=1) / centred.norm(dim=1)).mean()), rel=1e-4)
+    assert report.shrinkage == pytest.approx(float(own.square().sum() / (own * centred).sum()), rel=1e-4)
+    share = codes.usage(48).double() / len(rows)
+    classes = {"never": share == 0, "0.001 to 0.01": (share > 0.001) & (share <= 0.01), "0.1 to 1": share > 0.1}
+    assert {name: report.density[name] for name in classes} == {name: int(own.sum()) for name, own in classes.items()}
+    assert sum(report.density.values()) == 48
 
 
 def by_hand(model, dictionary, corpus, replace, every=False):
@@ -117,6 +124,22 @@ def test_a_perfect_dictionary_changes_nothing(model, corpora):
     assert report.residual_fvu is None  # no tokens are known for a bare array
     assert "random atoms" not in report.baselines
     assert report.everything_replaced is None
+
+
+def test_a_least_squares_fit_shrinks_nothing(model, dictionary, corpora, report):
+    fitted = evaluate(dictionary, model, corpora[1], coding=Coding(steps=4, method="omp"), progress=False)
+    assert fitted.shrinkage == pytest.approx(1, abs=1e-4)
+    assert fitted.norm_ratio < 1
+    assert 0.9 < report.shrinkage < 1.1
+
+
+def test_sinks_count_in_the_figures_with_every_token_only(corpora):
+    encoder = wrap(tiny.module("BERT"), tiny.tokenizer())
+    dictionary = build(encoder, corpora[0], site="resid_post.1", atoms=48, progress=False)
+    report = evaluate(dictionary, encoder, corpora[1], progress=False)
+    assert report.not_decomposed["special"] > 0
+    assert report.everything_replaced.delta_ce is None
+    assert report.everything_replaced.fvu != report.fvu
 
 
 def test_documents_it_was_built_from_are_left_out(model, dictionary, corpora, report):

@@ -1,6 +1,7 @@
 """Corpus + model -> activations of some sites, each with its source."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from itda.capturing.sampling import in_groups, whole_windows
 from itda.capturing.storing import capture_into
 from itda.data.activations import Activations, Block
 from itda.data.corpus import Corpus
+from itda.data.dictionary import Dictionary
 from itda.data.sources import Sources
 from itda.data.store import Store
-from itda.errors import OptionError
+from itda.errors import CorpusError, OptionError
 from itda.models.loading import Model, checked_model
 from itda.options import checked
 
@@ -26,6 +28,7 @@ __all__ = [
     "FewerRowsWarning",
     "Position",
     "capture",
+    "capture_like",
     "decomposed",
     "in_groups",
     "whole_windows",
@@ -89,3 +92,35 @@ def capture(
         for name, parts in blocks.items()
     }
     return found[sites[0]] if one else found
+
+
+def capture_like(
+    dictionary: Dictionary, model: Model, corpus: Corpus, *, tokens: int | None = None, seed: int = 0,
+    check_model: bool = True, progress: bool = True,
+) -> Activations:  # fmt: skip
+    """Take activations from other text in the way that a dictionary's own were taken.
+
+    Args:
+        dictionary: built from a model's activations.
+        model: the one it was built on.
+        corpus: other text.
+        tokens: how many rows; all there are if they are fewer, or for None.
+        seed: which ones.
+        check_model: refuse a model with other weights.
+        progress: draw a bar on stderr.
+    Raises: OptionError for a dictionary of a bare array; MismatchError; CorpusError for text without tokens.
+    """
+    checked_model(model)
+    if dictionary.provenance is None:
+        raise OptionError("This dictionary was built from a bare array: nothing says how its rows were captured.")
+    if check_model:
+        dictionary.provenance.model.check_same(model.record, "This dictionary")
+    known = {field.name for field in fields(CaptureOptions)} - {"tokens", "seed", "canonical", "batch_size"}
+    options = {name: value for name, value in dictionary.provenance.capture.items() if name in known}
+    try:
+        if tokens is not None:
+            Capture(model, corpus, [dictionary.site], CaptureOptions(**options, tokens=tokens, seed=seed))
+    except CorpusError:  # fewer than asked for, or none at all, which the capture of all says
+        tokens = None
+    found: Activations = capture(model, corpus, dictionary.site, **options, tokens=tokens, seed=seed, progress=progress)
+    return found

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,8 @@ EVERY = "every token"
 _KIND = "tally"
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _ROUNDING = 1e-12
+_DENSITIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Upper ends of the classes of the density histogram."""
 
 
 class Tally:
@@ -133,20 +136,21 @@ class Tally:
             scores=scores,
             intervals=intervals,
             baselines={name: _scores(totals, name) for name in self.names if name != OWN},
-            everything_replaced=_scores(totals, OWN, f", {EVERY}")
-            if has_loss and any(self.left_out.values())
-            else None,
+            everything_replaced=_scores(totals, OWN, f", {EVERY}") if any(self.left_out.values()) else None,
             loss=loss("loss"),
             loss_zero=loss("loss zero"),
             loss_mean=loss("loss mean"),
             l0=float(self.usage.sum()) / count,
             cosine=float(totals["cosine"]) / count,
+            norm_ratio=float(totals["norm ratio"]) / count,
+            shrinkage=_ratio(totals["rebuilt energy"], totals["agreement"]),
             unexplained={
                 "mean": float(shares.mean()),
                 **{f"{quantile:.0%}": float(np.quantile(shares, quantile)) for quantile in _QUANTILES},
             },
             atoms_never_used=int((self.usage == 0).sum()),
             atoms_used_everywhere=int((self.usage * 2 >= count).sum()),
+            density=density(self.usage, count),
         )
 
 
@@ -176,6 +180,13 @@ class Measurement:
         means = self.dictionary.token_means
         beyond = rows - means.of(token_ids) if means is not None else None
         cosine = torch.nn.functional.cosine_similarity(rows, rebuilt[OWN], dim=1)
+        centred, own_part = rows - self.dictionary.mean, rebuilt[OWN] - self.dictionary.mean
+        lengths = torch.linalg.vector_norm(own_part, dim=1) / torch.linalg.vector_norm(centred, dim=1)
+        kept = {
+            "norm ratio": lengths.nan_to_num(nan=1.0, posinf=1.0),
+            "rebuilt energy": own_part.double().square().sum(1),
+            "agreement": (own_part.double() * centred.double()).sum(1),
+        }
         place = {document: index for index, document in enumerate(dict.fromkeys(documents))}
         owner = torch.tensor([place[document] for document in documents], dtype=torch.int64)
         for document, index in place.items():
@@ -187,6 +198,8 @@ class Measurement:
                     f"energy{which}": float(own.square().sum()),
                     f"cosine{which}": float(cosine[mine].sum()),
                 }
+                if not which:
+                    values |= {name: float(value[mine].sum()) for name, value in kept.items()}
                 if beyond is not None:
                     values[f"beyond token{which}"] = float(beyond[mine].double().square().sum())
                 for name, other in rebuilt.items():
@@ -218,6 +231,21 @@ def _scores(totals: Totals, name: str, which: str = "") -> Scores:
         residual_fvu=None if beyond is None else _ratio(error, beyond),
         **losses,
     )
+
+
+def density(usage: Tensor, rows: int) -> dict[str, int]:
+    """How many atoms are in which share of the codes.
+
+    Args:
+        usage: in how many codes each atom is, int64 (A,).
+        rows: how many codes there are.
+    Returns: class such as `0.001 to 0.01` (the upper end belongs to it) -> atoms; `never` for those in no code.
+    """
+    ends = torch.tensor(_DENSITIES, dtype=torch.float64)
+    used = usage[usage > 0].double() / rows
+    counts = torch.bincount(torch.searchsorted(ends, used), minlength=len(ends)).tolist()
+    names = [f"up to {ends[0]:g}", *(f"{low:g} to {high:g}" for low, high in pairwise(_DENSITIES))]
+    return {"never": int((usage == 0).sum()), **dict(zip(names, counts, strict=True))}
 
 
 def _ratio(part: Any, total: Any) -> float:

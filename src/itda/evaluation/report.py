@@ -63,7 +63,7 @@ class Report:
     baselines: dict[str, Scores]
     """The same scores for plain reconstructions: mean, token mean, random atoms."""
     everything_replaced: Scores | None
-    """With the tokens that are not decomposed replaced too; None for encoders or if there are none."""
+    """With the tokens that are not decomposed replaced and counted too; None if there are none."""
     loss: float | None
     loss_zero: float | None
     loss_mean: float | None
@@ -72,11 +72,19 @@ class Report:
     """Mean number of distinct atoms in a code."""
     cosine: float
     """Mean cosine of an activation and its reconstruction."""
+    norm_ratio: float
+    """Mean length of a reconstruction in that of the activation, both less the dictionary's mean."""
+    shrinkage: float
+    """The factor by which reconstructions are too long (above 1) or too short (below 1) for the direction they have:
+    sum ||x^||^2 / sum <x^, x>, both less the mean. Exactly 1 after a least-squares fit. Source: Rajamanoharan et al.
+    2024, relative reconstruction bias."""
     unexplained: dict[str, float]
     """Unexplained share of a row: its mean and its quantiles over rows."""
     atoms_never_used: int
     atoms_used_everywhere: int
     """Atoms in at least half of all codes."""
+    density: dict[str, int]
+    """Atoms by the share of the codes that they are in."""
 
     @property
     def fvu(self) -> float:
@@ -143,11 +151,14 @@ class Report:
     def _lines(self) -> list[str]:
         ends = ", ".join(f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in self.intervals.items())
         quantiles = ", ".join(f"{name} {value:.3f}" for name, value in self.unexplained.items())
+        shares = ", ".join(f"{name} {count:,}" for name, count in self.density.items() if count and name != "never")
         lines = [
             f"95 % over documents: {ends}",
             f"unexplained share of a token: {quantiles}",
-            f"L0 {self.l0:.1f}, cosine {self.cosine:.4f}, atoms never used {self.atoms_never_used:,}, "
-            f"used in half of all codes {self.atoms_used_everywhere:,}",
+            f"L0 {self.l0:.1f}, cosine {self.cosine:.4f}, length {self.norm_ratio:.3f} of the activation's, "
+            f"shrinkage {self.shrinkage:.3f}",
+            f"atoms never used {self.atoms_never_used:,}, used in half of all codes {self.atoms_used_everywhere:,}; "
+            f"atoms by share of the codes: {shares}",
         ]
         if self.loss is not None:
             if self.loss_zero == self.loss:

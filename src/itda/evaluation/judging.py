@@ -1,0 +1,255 @@
+"""A language model as the reader of atoms: any service that speaks the chat protocol of OpenAI's API."""
+
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from itda import progress as progress_bars
+from itda.data import files
+from itda.data.activations import Activations
+from itda.data.dictionary import Dictionary
+from itda.data.sources import Source
+from itda.errors import ActivationError, FormatError, JudgeError, OptionError
+from itda.evaluation.examples import Examples, examples_of
+from itda.options import seconds, whole
+from itda.pursuit import Coding, checked_coding
+
+_SHOWN = 5  # tokens that use the atom among those that are asked about, and as many that do not
+_TOO_MUCH, _UNAVAILABLE = 429, 500
+_TASK = (
+    "A feature of a language model is active at some tokens of some texts. You see what the feature is taken from, "
+    "then numbered texts in which one token stands in [brackets]. About half of them are places where the feature is "
+    "active; the others have the same tokens at places where it is not, so go by the context. At which of the numbered "
+    'ones is it active? Answer with JSON only, as {"active": [1, 4]}.'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Where a judge is and how it is asked."""
+
+    url: str
+    """Base of the service, as in `http://localhost:8000/v1`."""
+    model: str
+    """Its name for the model that answers."""
+    key: str | None = None
+    """Of the service; the variable ITDA_JUDGE_KEY by default. Never written anywhere."""
+    timeout: float = 60.0
+    """Seconds for one answer."""
+    retries: int = 5
+    """How often a question is asked again that the service could not answer, after waits that double."""
+    first_wait: float = 1.0
+    """Seconds before it is asked again for the first time."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.url, str) or not re.match(r"https?://", self.url):
+            raise OptionError(f"The judge's url must begin with http:// or https://. Got {self.url!r} instead.")
+        if not isinstance(self.model, str) or not self.model:
+            raise OptionError("The judge needs the name of a model: model=.")
+        whole("retries", self.retries, least=0)
+        seconds("timeout", self.timeout)
+        seconds("first_wait", self.first_wait)
+
+    def ask(self, question: str) -> str:
+        """Its answer.
+
+        Raises: JudgeError if it cannot be had, also after waiting.
+        """
+        import httpx
+
+        key = self.key or os.environ.get("ITDA_JUDGE_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        messages = [{"role": "system", "content": _TASK}, {"role": "user", "content": question}]
+        body = {"model": self.model, "messages": messages, "temperature": 0}
+        problem = ""
+        for attempt in range(self.retries + 1):
+            wait = self.first_wait * 2**attempt * (1 + random.random() / 4)  # not all at once after a failure
+            try:
+                url = f"{self.url.rstrip('/')}/chat/completions"
+                answer = httpx.post(url, json=body, headers=headers, timeout=self.timeout)
+            except httpx.TransportError as error:
+                problem = f"{type(error).__name__}: {error}"
+            else:
+                if answer.status_code == httpx.codes.OK:
+                    return _content(answer.text)
+                problem = f"status {answer.status_code}: {answer.text[:200]}"
+                if answer.status_code != _TOO_MUCH and answer.status_code < _UNAVAILABLE:
+                    break
+                wait = max(wait, _asked_to_wait(answer.headers.get("Retry-After")))
+            if attempt < self.retries:
+                time.sleep(wait)
+        raise JudgeError(f"The judge at {self.url} did not answer ({problem}).")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge made of one atom."""
+
+    atom: int
+    text: str
+    right: float
+    """Balanced accuracy on tokens that use the atom and others of the same kind; 0.5 by guessing."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The answer of `judge_atoms`."""
+
+    model: str
+    atoms: tuple[Judged, ...]
+    mean: float
+    interval: tuple[float, float]
+    """95 % bootstrap interval over atoms."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers as plain values."""
+        return asdict(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        low, high = self.interval
+        yield Text(
+            f"{self.model} told uses of {len(self.atoms)} atoms from other places of the same tokens: "
+            f"{self.mean:.3f} right ({low:.3f} to {high:.3f}), 0.5 by guessing",
+            style="bold",
+        )
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("atom", justify="right")
+        table.add_column("right", justify="right")
+        table.add_column("what it is", no_wrap=True, overflow="ellipsis")
+        for one in sorted(self.atoms, key=lambda one: -one.right):
+            table.add_row(str(one.atom), f"{one.right:.2f}", Text(one.text))
+        yield table
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=120, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def judge_atoms(
+    dictionary: Dictionary,
+    activations: Activations,
+    judge: Judge,
+    *,
+    answers: str | Path,
+    atoms: int = 50,
+    steps: int | None = None,
+    coding: Coding | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Judgement:
+    """Let a language model tell where atoms are used, from what they are and the text around.
+
+    Args:
+        dictionary: whose atoms are judged.
+        activations: held-out ones with their sources.
+        judge: whom to ask.
+        answers: a file that keeps every answer as it comes. With the same file the same call goes on where it was.
+        atoms: how many, drawn as often as they carry energy.
+        steps, coding: instead of the dictionary's own coding.
+        seed: of the draws.
+        progress: draw a bar on stderr.
+    Returns: the judgement; str() of it is a table.
+    Raises: JudgeError if the judge stops answering: what it said is kept; ActivationError without text; FormatError
+        for a file of something else.
+    Source: Paulo et al. 2024, detection scoring; here against tokens of the same kind.
+    """
+    whole("atoms", atoms)
+    whole("seed", seed, least=0)
+    if not isinstance(activations, Activations) or not activations.sources.named:
+        raise ActivationError("A judge reads text: give Activations, as itda.capture makes them.")
+    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    codes = dictionary.encode(activations, coding=used)
+    found, _ = examples_of(activations, codes, atoms=atoms, count=_SHOWN, least=_SHOWN, seed=seed)
+    file = Path(answers)
+    known = _known(file)
+    judged: list[Judged] = []
+    with progress_bars.bar("ask the judge", len(found), show=progress) as advance:
+        for one in found:
+            question, truth = _question(dictionary, activations, one, seed)
+            key = _key(judge, question)
+            if key not in known:
+                try:
+                    known[key] = judge.ask(question)
+                except JudgeError as error:
+                    raise JudgeError(
+                        f"{error} {len(judged)} of {len(found)} atoms are judged and kept in {file}; the same call "
+                        "goes on from there."
+                    ) from error
+                _keep(file, {"key": key, "atom": one.atom, "question": question, "answer": known[key]})
+            judged.append(Judged(one.atom, dictionary.describe(one.atom), _right(known[key], truth)))
+            advance(1)
+    scores = np.array([one.right for one in judged])
+    drawn = np.random.default_rng(seed).integers(len(scores), size=(1000, len(scores)))
+    low, high = np.percentile(scores[drawn].mean(1), [2.5, 97.5]).tolist()
+    return Judgement(judge.model, tuple(judged), float(scores.mean()), (low, high))
+
+
+def _question(
+    dictionary: Dictionary, activations: Activations, examples: Examples, seed: int
+) -> tuple[str, list[bool]]:
+    """What is asked about an atom, and which of the numbered texts use it."""
+    own = dictionary.mixtures[examples.atom] if dictionary.mixtures else None
+    names = [part.source for part in own] if own else [dictionary.sources[examples.atom]]
+    shown = [(row, True) for row in examples.using.tolist()] + [(row, False) for row in examples.alike.tolist()]
+    random.Random(seed + examples.atom).shuffle(shown)
+    lines = [f"Taken from: {_quote(source)}" for source in names]
+    lines += [f"{place + 1}. {_quote(activations.sources[row])}" for place, (row, _) in enumerate(shown)]
+    return "\n".join(lines), [uses for _, uses in shown]
+
+
+def _key(judge: Judge, question: str) -> str:
+    return hashlib.blake2b(json.dumps([judge.model, _TASK, question]).encode(), digest_size=16).hexdigest()
+
+
+def _quote(source: Source) -> str:
+    return "{}[{}]{}".format(*source.quoted(before=160, after=20))
+
+
+def _content(body: str) -> str:
+    try:
+        content = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise JudgeError(f"The judge's answer is not of the chat protocol: {body[:200]!r}.") from error
+    return str(content)
+
+
+def _right(answer: str, truth: list[bool]) -> float:
+    """Balanced accuracy of an answer; one that cannot be read is a guess."""
+    said = re.search(r'"active"\s*:\s*\[([\d,\s]*)\]', answer)
+    if said is None:
+        return 0.5
+    named = {int(number) - 1 for number in re.findall(r"\d+", said[1])}
+    chosen, uses = np.isin(np.arange(len(truth)), list(named)), np.array(truth)
+    return float((chosen[uses].mean() + (~chosen)[~uses].mean()) / 2)
+
+
+def _asked_to_wait(header: str | None) -> float:
+    return float(header) if header and re.fullmatch(r"\d+(\.\d+)?", header) else 0.0
+
+
+def _known(file: Path) -> dict[str, str]:
+    if not file.exists():
+        return {}
+    try:
+        entries = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        return {entry["key"]: entry["answer"] for entry in entries}
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise FormatError(f"{file} does not hold answers of a judge. Name another file.") from error
+
+
+def _keep(file: Path, entry: dict[str, Any]) -> None:
+    # A line that a stop cut short stays a line of its own
+    files.append_bytes(file, f"\n{json.dumps(entry)}\n".encode())

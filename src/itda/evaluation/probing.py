@@ -1,0 +1,267 @@
+"""Can a label be read off a few features? Sparse probes on codes, beside the plain ways to features."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from itda.data.dictionary import Dictionary
+from itda.errors import CorpusError, OptionError
+from itda.evaluation.pooling import Features, Matrix, pool
+from itda.explaining import place_of
+from itda.models.loading import Model
+from itda.options import share, whole
+from itda.pursuit import Coding
+
+OWN = "this dictionary"
+ALL = "all"
+_STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the regularisation, the best on a part of the training texts is taken
+_FEW = 1.0  # the same for a handful of features, where it hardly matters
+_LEAST = 4  # texts of a class, so that it is in every part
+
+Encoder = Callable[[Tensor], Tensor]
+"""Activations float32 (n, D) -> features float32 (n, F)."""
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Probed:
+    """How well one kind of features tells the classes apart, by how many of them a probe may use."""
+
+    accuracy: dict[str, float]
+    """`1`, `2`, `5`, `all` -> balanced accuracy on test texts, the mean over labels against the rest; by chance 0.5."""
+    advantage: dict[str, tuple[float, float]]
+    """95 % interval of what the dictionary has over it, over the same drawn test texts; empty for itself."""
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """The answer of `probe`."""
+
+    model: str
+    site: str
+    classes: dict[str, int]
+    """Texts of each label."""
+    train_texts: int
+    test_texts: int
+    features: dict[str, Probed]
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers as plain values."""
+        return asdict(self)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.classes.items())
+        yield Text(f"{counts}; {self.train_texts:,} texts to train on, {self.test_texts:,} to test", style="bold")
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("features", no_wrap=True)
+        sizes = list(next(iter(self.features.values())).accuracy)
+        for size in sizes:
+            table.add_column(f"best {size}" if size != ALL else ALL, justify="right")
+        for size in sizes:
+            table.add_column(f"dictionary ahead, {size}", justify="right")
+        for name, found in self.features.items():
+            ahead = [f"{low:+.3f} to {high:+.3f}" for low, high in found.advantage.values()] or [""] * len(sizes)
+            table.add_row(Text(name), *(f"{value:.3f}" for value in found.accuracy.values()), *ahead)
+        yield table
+        yield Text("Balanced accuracy, each label against the rest, chance 0.5; intervals over texts, 95 %, paired.")
+
+    def __str__(self) -> str:
+        stream = io.StringIO()
+        Console(file=stream, width=140, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def probe(
+    dictionary: Dictionary,
+    model: Model,
+    texts: Sequence[str],
+    labels: Sequence[Any],
+    *,
+    others: Mapping[str, Dictionary | Encoder] | None = None,
+    sizes: Sequence[int] = (1, 2, 5),
+    test: float = 0.3,
+    steps: int | None = None,
+    coding: Coding | None = None,
+    site: str | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+    check_model: bool = True,
+    progress: bool = True,
+) -> ProbeReport:
+    """Train logistic probes that may look at few features of a text, and test them on other texts.
+
+    A text's features are means over its tokens. For each label the features whose means differ most between its texts
+    and the rest, in standard deviations, are taken. Baselines: the activation's own dimensions, its principal
+    components, random directions (as many as atoms), and which tokens are in the text.
+
+    Args:
+        dictionary: whose codes are probed.
+        model: the model it was built on.
+        texts, labels: a label for every text; two kinds of labels or more.
+        others: further dictionaries of the same place, or functions of activations, such as an autoencoder's encoder.
+        sizes: how many features a probe may use; all of them are tried as well.
+        test: share of the texts that are tested on.
+        steps, coding: instead of the dictionary's own coding.
+        site: where, for a dictionary that was built from a bare array.
+        seed: which texts are tested on, and which directions are random.
+        resamples: bootstrap draws for the intervals.
+        check_model: refuse a model with other weights than the dictionary's.
+        progress: draw a bar on stderr.
+    Returns: the report; str() of it is a table.
+    Raises: OptionError for labels that cannot be told apart; CorpusError for texts without tokens; MismatchError.
+    Source: Gurnee et al. 2023, and Karvonen et al. 2025 (SAEBench), for probes on few features.
+    """
+    for size in sizes:
+        whole("sizes", size)
+    share("test", test)
+    whole("resamples", resamples)
+    whole("seed", seed, least=0)
+    where = place_of(dictionary, model, site, check_model)
+    known = _checked_labels(texts, labels)
+    capture: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
+    kinds = {OWN: _codes_of(dictionary, dictionary.coding if coding is None else coding, steps)}
+    for name, other in (others or {}).items():
+        if name in (OWN, *_BASELINES):
+            raise OptionError(f"{name!r} is the name of something that is measured anyway. Choose another.")
+        kinds[name] = _codes_of(other, other.coding, None) if isinstance(other, Dictionary) else (other, 0)
+    directions = torch.randn(dictionary.width, len(dictionary), generator=torch.Generator().manual_seed(seed))
+    kinds |= {"activation": (lambda rows: rows, dictionary.width)}
+    kinds |= {"random directions": (lambda rows: rows @ directions, len(dictionary))}
+    pooled, tokens, counts = pool(model, where, list(texts), kinds, capture=capture, progress=progress)
+    if not counts.all():
+        raise CorpusError(f"Text {int(np.argmin(counts))} has no token that is decomposed. Leave it and its label out.")
+    trained, tested = _split(known, test, seed)
+    pooled |= {"principal components": _components(pooled["activation"], trained), "token identity": tokens}
+    names = sorted(set(known))
+    right = {
+        name: {str(size or ALL): _right(matrix, known, names, trained, tested, size) for size in (*sizes, None)}
+        for name, matrix in pooled.items()
+    }
+    targets = np.stack([known[tested] == name for name in names])
+    drawn = np.random.default_rng(seed).multinomial(len(tested), np.full(len(tested), 1 / len(tested)), size=resamples)
+    once = np.ones((1, len(tested)), np.int64)
+    features = {}
+    for name, by_size in right.items():
+        advantage = {}
+        for asked, own in by_size.items():
+            lead = _balanced(right[OWN][asked], targets, drawn) - _balanced(own, targets, drawn)
+            if name != OWN:
+                advantage[asked] = tuple(np.percentile(lead, [2.5, 97.5]).tolist())
+        accuracy = {asked: float(_balanced(own, targets, once)[0]) for asked, own in by_size.items()}
+        features[name] = Probed(accuracy, advantage)
+    classes = {name: int((known == name).sum()) for name in names}
+    return ProbeReport(model.id, where, classes, len(trained), len(tested), features)
+
+
+_BASELINES = ("activation", "random directions", "principal components", "token identity")
+
+
+def _codes_of(dictionary: Dictionary, coding: Coding, steps: int | None) -> tuple[Features, int]:
+    return lambda rows: dictionary.encode(rows, coding=coding, steps=steps), len(dictionary)
+
+
+def _checked_labels(texts: Sequence[str], labels: Sequence[Any]) -> NDArray[np.str_]:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise OptionError("probe needs a list of texts and a list of their labels.")
+    if len(texts) != len(labels):
+        raise OptionError(f"Every text needs a label. Got {len(texts)} texts and {len(labels)} labels.")
+    known = np.array([str(label) for label in labels])
+    names, counts = np.unique(known, return_counts=True)
+    if len(names) < 2:
+        raise OptionError(f"Labels must be of two kinds at least. Got only {', '.join(names) or 'none'}.")
+    if counts.min() < _LEAST:
+        rare = str(names[counts.argmin()])
+        raise OptionError(
+            f"Every label needs {_LEAST} texts, to train and to test. {rare!r} has {counts.min()}; leave it out."
+        )
+    return known
+
+
+def _split(labels: NDArray[np.str_], test: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    from sklearn.model_selection import train_test_split
+
+    count = max(len(np.unique(labels)), round(test * len(labels)))
+    trained, tested = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed)
+    return np.sort(trained), np.sort(tested)
+
+
+def _components(rows: NDArray[np.float32], trained: NDArray[np.int64]) -> NDArray[np.float32]:
+    mean = rows[trained].mean(0)
+    _, _, directions = np.linalg.svd(rows[trained] - mean, full_matrices=False)
+    found: NDArray[np.float32] = (rows - mean) @ directions.T
+    return found
+
+
+def _right(
+    matrix: Matrix,
+    labels: NDArray[np.str_],
+    names: Sequence[str],
+    trained: NDArray[np.int64],
+    tested: NDArray[np.int64],
+    size: int | None,
+) -> Flags:
+    """Whether each test text is told right from the rest, or to it, for each label (labels, tests)."""
+    rows = []
+    scaled = _scaled(matrix, trained)
+    for name in names:
+        target = labels == name
+        columns = None if size is None else _telling(scaled[trained], target[trained], size)
+        own = scaled if columns is None else _dense(scaled[:, columns])
+        rows.append(_predict(own[trained], target[trained], own[tested], few=columns is not None) == target[tested])
+    return np.stack(rows)
+
+
+def _scaled(matrix: Matrix, trained: NDArray[np.int64]) -> Matrix:
+    """Every feature in its standard deviations, which keeps zeros zero."""
+    from sklearn.preprocessing import StandardScaler
+
+    return StandardScaler(with_mean=False).fit(matrix[trained]).transform(matrix)
+
+
+def _telling(matrix: Matrix, target: Flags, size: int) -> NDArray[np.int64]:
+    difference = np.asarray(matrix[target].mean(0) - matrix[~target].mean(0)).ravel()
+    return np.argsort(-np.abs(difference), kind="stable")[:size]
+
+
+def _dense(matrix: Matrix) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
+    return found
+
+
+def _predict(train: Matrix, target: Flags, test: Matrix, *, few: bool) -> Flags:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.model_selection import train_test_split
+
+    def fitted(strength: float, places: NDArray[np.int64]) -> Any:
+        model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000)
+        return model.fit(train[places], target[places])
+
+    everything = np.arange(len(target))
+    strength = _FEW
+    if not few:
+        fit, check = train_test_split(everything, test_size=0.25, stratify=target, random_state=0)
+        strength = max(
+            _STRENGTHS, key=lambda c: balanced_accuracy_score(target[check], fitted(c, fit).predict(train[check]))
+        )
+    found: Flags = fitted(strength, everything).predict(test)
+    return found
+
+
+def _balanced(right: Flags, targets: Flags, drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Balanced accuracy (draws,), the mean over labels, with each text counted as often as it was drawn."""
+    found = []
+    for own, target in zip(right, targets, strict=True):
+        sides = [(drawn @ (own & side)) / np.maximum(drawn @ side, 1) for side in (target, ~target)]
+        found.append((sides[0] + sides[1]) / 2)
+    mean: NDArray[np.float64] = np.mean(found, axis=0)
+    return mean

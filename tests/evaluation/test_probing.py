@@ -1,0 +1,111 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from itda import Corpus, build, build_from_activations, probe
+from itda.errors import CorpusError, MismatchError, OptionError
+from itda.evaluation.probing import _balanced
+from support import tiny
+
+TEXTS = [f"{word} number {number} of the old house" for number in range(30) for word in ("glad", "dull")]
+LABELS = ["good" if text.startswith("glad") else "bad" for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def dictionary(model):
+    return build(model, Corpus.from_texts(tiny.KINGS), site="resid_post.1", atoms=32, progress=False)
+
+
+@pytest.fixture(scope="module")
+def report(model, dictionary):
+    sign = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    return probe(dictionary, model, TEXTS, LABELS, others={"mine": lambda rows: rows @ sign}, progress=False)
+
+
+def test_what_a_label_is_made_of_is_found(report):
+    assert report.classes == {"bad": 30, "good": 30}
+    assert (report.train_texts, report.test_texts) == (42, 18)
+    # The words share no letter but l and d, and every letter is a token
+    assert report.features["token identity"].accuracy["1"] == 1.0
+    assert report.features["this dictionary"].accuracy["all"] > 0.9
+    assert report.features["activation"].accuracy["all"] == 1.0
+
+
+def test_every_kind_of_features_is_measured_at_every_size(report):
+    kinds = {"this dictionary", "mine", "activation", "random directions", "principal components", "token identity"}
+    assert set(report.features) == kinds
+    for name, probed in report.features.items():
+        assert list(probed.accuracy) == ["1", "2", "5", "all"]
+        assert all(0 <= value <= 1 for value in probed.accuracy.values())
+        assert set(probed.advantage) == (set() if name == "this dictionary" else set(probed.accuracy))
+        assert all(low <= high for low, high in probed.advantage.values())
+    assert json.loads(json.dumps(report.to_json()))["features"]["activation"]["accuracy"]["all"] == 1.0
+    assert "token identity" in str(report)
+
+
+def test_labels_that_say_nothing_about_the_text_are_not_found(model, dictionary):
+    labels = np.random.default_rng(1).permutation(LABELS).tolist()
+    report = probe(dictionary, model, TEXTS, labels, test=0.5, progress=False)
+    assert abs(report.features["this dictionary"].accuracy["1"] - 0.5) < 0.3
+
+
+def test_a_dictionary_is_as_good_as_itself(model, dictionary):
+    found = probe(dictionary, model, TEXTS, LABELS, others={"again": dictionary}, progress=False).features
+    assert found["again"].accuracy == found["this dictionary"].accuracy
+    assert set(found["again"].advantage.values()) == {(0.0, 0.0)}
+
+
+def test_balanced_accuracy_by_its_definition():
+    from sklearn.metrics import balanced_accuracy_score
+
+    generator = np.random.default_rng(0)
+    targets, said = generator.random((3, 40)) < 0.3, generator.random((3, 40)) < 0.5
+    once = np.ones((1, 40), np.int64)
+    expected = np.mean([balanced_accuracy_score(t, s) for t, s in zip(targets, said, strict=True)])
+    assert _balanced(said == targets, targets, once)[0] == pytest.approx(expected)
+
+
+def test_what_cannot_be_probed_is_refused(model, dictionary):
+    def ask(texts=TEXTS, labels=LABELS, **options):
+        return probe(dictionary, model, texts, labels, progress=False, **options)
+
+    with pytest.raises(OptionError, match="two kinds at least"):
+        ask(labels=["good"] * len(TEXTS))
+    with pytest.raises(OptionError, match="60 texts and 59 labels"):
+        ask(labels=LABELS[1:])
+    with pytest.raises(OptionError, match="'rare' has 1"):
+        ask(labels=["rare", *LABELS[1:]])
+    with pytest.raises(OptionError, match="list of texts"):
+        ask(texts="a text")
+    with pytest.raises(OptionError, match="list of texts"):
+        ask(texts=[None] * len(TEXTS))
+    with pytest.raises(OptionError, match="test must be"):
+        ask(test=1.5)
+    with pytest.raises(OptionError, match="sizes must be"):
+        ask(sizes=(0,))
+    with pytest.raises(OptionError, match="measured anyway"):
+        ask(others={"activation": dictionary})
+    with pytest.raises(CorpusError, match="no token"):
+        ask(texts=["", *TEXTS[1:]])
+    with pytest.raises(OptionError, match="row of features for each"):
+        ask(others={"mine": lambda rows: rows[:3]})
+
+
+def test_another_model_is_refused(dictionary):
+    from itda import wrap
+
+    with pytest.raises(MismatchError):
+        probe(dictionary, wrap(tiny.module("Llama", seed=1), tiny.tokenizer()), TEXTS, LABELS, progress=False)
+
+
+def test_questions_of_a_real_encoder(minilm, data):
+    lines = (data / "labelled" / "trec" / "TREC.test.all").read_text(errors="replace").splitlines()
+    labels, texts = zip(*(line.split(" ", 1) for line in lines if line[0] in "035"), strict=True)
+    rows = torch.randn(500, 384, generator=torch.Generator().manual_seed(0))
+    dictionary = build_from_activations(rows, atoms=200, steps=8, progress=False)
+    report = probe(dictionary, minilm, list(texts), list(labels), site="resid_post.3", progress=False)
+    found = report.features
+    assert found["activation"].accuracy["all"] > 0.8
+    assert found["activation"].accuracy["all"] > found["activation"].accuracy["1"] > 0.5

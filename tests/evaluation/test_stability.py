@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from itda import Corpus, build_from_activations, capture, compare_codes
+from itda.errors import ActivationError, OptionError, ShapeError
+from itda.evaluation.stability import counterparts, kept
+from itda.pursuit import Codes
+from support import tiny
+
+ROWS = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def dictionary():
+    return build_from_activations(ROWS, atoms=64, steps=4, progress=False)
+
+
+def codes(atoms, coefficients):
+    return Codes(torch.tensor(atoms, dtype=torch.int32), torch.tensor(coefficients), torch.zeros(len(atoms)))
+
+
+def test_what_is_kept_by_hand():
+    one = codes([[0, 1], [2, -1]], [[3.0, 4.0], [1.0, 0.0]])
+    other = codes([[1, 5], [2, 3]], [[4.0, 1.0], [1.0, 1.0]])
+    found = kept(one, other)
+    assert found.atoms == pytest.approx((1 / 2 + 1) / 2)
+    assert found.energy == pytest.approx((16 / 25 + 1) / 2)
+    assert found.chance == 0.0  # of two rows each is beside the other
+
+
+def test_a_code_is_as_stable_as_the_change_is_small(dictionary):
+    found = compare_codes(dictionary, ROWS, noise=(1e-6, 0.1, 10.0))
+    small, some, large = (found.changes[f"noise of {length:g}"] for length in (1e-6, 0.1, 10.0))
+    assert small.energy > 0.99
+    assert small.energy >= some.energy > large.energy
+    assert large.energy < 0.5
+    # Matching pursuit takes one atom after the other, so one step less is the same code but for its end
+    assert found.changes["5 steps"].atoms == 1.0
+    assert 0.7 < found.changes["3 steps"].atoms < 1.0
+    assert "noise of 0.1" in str(found)
+
+
+def test_another_dictionary(dictionary, model):
+    same = compare_codes(dictionary, ROWS, others={"again": dictionary}).changes["again"]
+    assert (same.atoms, same.energy, same.dictionary) == (1.0, 1.0, 1.0)
+    rows = torch.randn(400, 16, generator=torch.Generator().manual_seed(9))
+    strange = build_from_activations(rows, atoms=64, steps=4, progress=False)
+    other = compare_codes(dictionary, ROWS, others={"other": strange}).changes["other"]
+    assert other.dictionary < 0.2
+    assert other.energy < 0.2
+    # By name: the same places of the same texts are the same atoms, whatever their vectors
+    found = capture(model, Corpus.from_texts(tiny.KINGS), "resid_post.1", progress=False)
+    one = build_from_activations(found, atoms=32, steps=4, progress=False)
+    places = counterparts(one, one)
+    assert places.tolist() == list(range(32))
+
+
+def test_bad_input(dictionary):
+    with pytest.raises(ActivationError, match="two at least"):
+        compare_codes(dictionary, ROWS[:1])
+    with pytest.raises(OptionError, match="noise must be"):
+        compare_codes(dictionary, ROWS, noise=(-1.0,))
+    with pytest.raises(ShapeError):
+        compare_codes(dictionary, ROWS[:, :5])
+    narrow = build_from_activations(ROWS[:, :8], atoms=32, steps=2, progress=False)
+    with pytest.raises(OptionError, match="width 8"):
+        compare_codes(dictionary, ROWS, others={"narrow": narrow})
