@@ -60,7 +60,7 @@ def test_a_dictionary_goes_to_the_hub_and_comes_back(saved, tmp_path):
 def test_the_card_says_what_it_is(saved):
     dictionary, _ = saved
     text = card(dictionary, "me/d")
-    for said in ("48 of width 16", "resid_post.1", "someone/a-model", "greedy", 'from_pretrained("me/d")'):
+    for said in ("48 of width 16", "resid_post.1", "someone/a-model", "budget", 'from_pretrained("me/d")'):
         assert said in text
     most_used = int(dictionary.usage_counts.argmax())
     assert dictionary.sources[most_used].text in text

@@ -108,7 +108,8 @@ def test_how_rows_arrive_makes_no_difference(model, rows, monkeypatch, options):
 
 
 @pytest.mark.parametrize(
-    "options", [{"atoms": 150}, {"atoms": 150, "method": "paper", "max_cosine_gap": 0.1, "block": 256}]
+    "options",
+    [{"atoms": 150, "method": "greedy"}, {"atoms": 150, "method": "paper", "max_cosine_gap": 0.1, "block": 256}],
 )
 @pytest.mark.parametrize("stop", [10, 900, 2999])
 def test_a_build_goes_on_from_its_state(model, rows, options, stop, tmp_path):
@@ -187,7 +188,7 @@ def test_build_captures_and_remembers(model):
     assert (dictionary.site, dictionary.model_id, dictionary.build.rows) == ("resid_post.1", "LlamaForCausalLM", 400)
     assert set(dictionary.documents) <= set(train.ids)
     assert not set(dictionary.documents) & set(held_out.ids)
-    assert dictionary.coding == Coding(steps=4)
+    assert dictionary.coding == Coding(steps=4, method="omp", nonnegative=True)
     token = dictionary.token_means.token_ids[0]
     assert dictionary.token_means.counts.sum() == 400
     found = capture(model, train, "resid_post.1", tokens=400, progress=False)
@@ -231,7 +232,7 @@ def test_real_models_give_the_same_dictionary_for_any_batch_size(gpt2, stories, 
 
 
 def test_constant_rows_cannot_make_a_dictionary():
-    with pytest.raises(ActivationError, match="gave only 0 atoms, fewer than the 4 steps"):
+    with pytest.raises(ActivationError, match="have only 0 different ones, fewer than the 4 steps"):
         make(torch.ones(100, 8), atoms=10)
 
 
@@ -254,7 +255,7 @@ def test_a_shortfall_is_said():
         ({"atoms": 50, "coding": "mp"}, OptionError, "Coding"),
         ({"max_unexplained": 1.5}, OptionError, "max_unexplained must be a number between 0 and 1"),
         ({"max_unexplained": "low"}, OptionError, "between 0 and 1"),
-        ({"atoms": 50, "max_cosine_gap": 0.1}, OptionError, "not an option of method='greedy'"),
+        ({"atoms": 50, "max_cosine_gap": 0.1}, OptionError, "not an option of method='budget'"),
         ({"atoms": 50, "method": "paper"}, OptionError, "0.154 at width 768"),
         ({"atoms": 50, "method": "paper", "max_unexplained": 0.1}, OptionError, "take method='greedy'"),
         ({"atoms": 50, "method": "magic"}, OptionError, "budget, greedy, mixture, paper"),
@@ -294,7 +295,9 @@ def test_build_refuses_what_cannot_be(model):
         build("model", Corpus.from_texts(TEXTS))
     assert len(build(model, Corpus.from_texts(["sixteen"]), progress=False)) == 4  # as many as steps, at least
     with pytest.raises(BackendError, match="100,000,000,000,000 x 8 needs"):
-        BuildRequest(atoms=10**14, steps=4).builder(8, 10**15)
+        BuildRequest(atoms=10**14, steps=4, method="greedy").builder(8, 10**15)
+    with pytest.raises(OptionError, match=r"needs [\d,.]+ GiB, and .* free. Give pool= of fewer rows"):
+        BuildRequest(atoms=10**12, steps=4).builder(8, 10**15)
     with pytest.raises(OptionError, match="to take atoms from"):
         build(model, Corpus.from_texts(["short"]), atoms=500, progress=False)
 

@@ -6,7 +6,7 @@ import torch
 from itda import Coding, Corpus, Dictionary, build, build_from_activations, capture, explain
 from itda.building import BuildRequest
 from itda.building.mixing import Mix
-from itda.building.pools import Encoder
+from itda.building.pools import Encoder, Pool
 from itda.building.proposing import propose
 from itda.building.resembling import Likeness
 from itda.building.reservoir import Reservoir
@@ -241,9 +241,10 @@ def test_a_proposal_is_what_saves_the_most():
 def test_a_mix_finds_the_rows_that_a_direction_is_made_of():
     generator = torch.Generator().manual_seed(0)
     units = torch.nn.functional.normalize(torch.randn(200, 12, generator=generator), dim=1)
+    pool = Pool(units, torch.ones(200), Sources.of_rows(200), torch.zeros(12))
     rows, weights = torch.tensor([[3, 50], [7, 120]]), torch.tensor([[0.7, 0.5], [0.9, 0.3]])
     directions = torch.nn.functional.normalize((weights[..., None] * units[rows]).sum(1), dim=1)
-    mix = Mix.of(directions, units, Likeness(torch.eye(12)), 5)
+    mix = Mix.of(directions, pool, Likeness(torch.eye(12)), 5)
     assert (mix.atoms * directions).sum(1).min() > 0.99
     assert (mix.weights >= 0).all()
     mix.weigh(-directions)  # every part points away: one is kept all the same

@@ -32,7 +32,7 @@ class BudgetBuilder(PoolBuilder):
     def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
         size = min(self.wanted, len(pool.rows))
         start = novel(pool, size, self.encoder)
-        learned = learn(pool.rows, pool.units[start], self.encoder, self.options.passes, generator)
+        learned = learn(pool.rows, pool.units(start), self.encoder, self.options.passes, generator)
         chosen = real_for(learned, pool, self.encoder)
         for _ in range(self.options.rounds):
             chosen = exchange(chosen, size, pool, self.encoder, generator)
@@ -42,7 +42,7 @@ class BudgetBuilder(PoolBuilder):
 def real_for(atoms: Tensor, pool: Pool, encode: Encoder) -> Tensor:
     """Rows of the pool that can stand in for learned atoms (A, D), by index; each once, so perhaps fewer than A."""
     likeness = Likeness.of(pool.rows, atoms, encode, exponent=_EXPONENT)
-    _, nearest = likeness.nearest(atoms, pool.units, _ALIKE)
+    _, nearest = likeness.nearest(atoms, pool.rows, _ALIKE)
     energy = encode(pool.rows[:: max(1, len(pool.rows) // (8 * len(atoms)))], atoms).energy(len(atoms))
     taken: dict[int, None] = {}
     for options in nearest[torch.argsort(energy, descending=True, stable=True)].tolist():
@@ -55,8 +55,8 @@ def real_for(atoms: Tensor, pool: Pool, encode: Encoder) -> Tensor:
 def exchange(chosen: Tensor, size: int, pool: Pool, encode: Encoder, generator: torch.Generator) -> Tensor:
     """Let the rows come in that would save the most, and of all keep those `size` that carry the most."""
     looked_at, candidates = propose_rows(len(pool.rows), size, generator)
-    atoms = pool.units[chosen]
-    best = candidates[propose(pool.rows[looked_at], atoms, pool.units[candidates], encode, int(_MORE * size))]
+    atoms = pool.units(chosen)
+    best = candidates[propose(pool.rows[looked_at], atoms, pool.units(candidates), encode, int(_MORE * size))]
     known = torch.zeros(len(pool.rows), dtype=torch.bool)
     known[chosen] = True
     chosen = torch.cat([chosen, best[~known[best]]])
@@ -65,7 +65,7 @@ def exchange(chosen: Tensor, size: int, pool: Pool, encode: Encoder, generator: 
     for step in range(_STEPS_OUT):
         if surplus <= 0:
             break
-        energy = encode(pool.rows[measured_on], pool.units[chosen]).energy(len(chosen))
+        energy = encode(pool.rows[measured_on], pool.units(chosen)).energy(len(chosen))
         left = size + surplus * (_STEPS_OUT - 1 - step) // _STEPS_OUT
         chosen = chosen[torch.argsort(energy, descending=True, stable=True)[:left].sort().values]
     return chosen

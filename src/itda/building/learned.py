@@ -19,6 +19,6 @@ class LearnedBuilder(PoolBuilder):
 
     def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
         size = min(self.wanted, len(pool.rows))
-        start = pool.units[novel(pool, size, self.encoder)]
+        start = pool.units(novel(pool, size, self.encoder))
         atoms = learn(pool.rows, start, self.encoder, self.options.passes, generator)
         return learned_of(pool, atoms, examples_of(atoms, pool))

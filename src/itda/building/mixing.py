@@ -5,6 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from itda.building.pools import Pool
 from itda.building.resembling import Likeness
 
 _NEAREST = 64  # rows that may be mixed; more of them fit the direction better and serve worse
@@ -16,25 +17,25 @@ _LEAST = 1e-9
 class Mix:
     """For each of A directions at most P rows of a pool with their weights; both follow where the directions go."""
 
-    def __init__(self, units: Tensor, likeness: Likeness, parts: int) -> None:
-        self._units, self._likeness, self._parts = units, likeness, parts
-        self._seen = likeness.apply(units)
+    def __init__(self, pool: Pool, likeness: Likeness, parts: int) -> None:
+        self._pool, self._likeness, self._parts = pool, likeness, parts
+        self._seen = likeness.apply(pool.rows).div_(pool.norms[:, None])
         self.rows = torch.empty((0, parts), dtype=torch.int64)
         """int64 (A, P), indices of unit rows."""
         self.weights = torch.empty((0, parts))
         """float32 (A, P), not negative."""
 
     @classmethod
-    def of(cls, directions: Tensor, units: Tensor, likeness: Likeness, parts: int) -> Self:
-        """The mixtures of unit rows (N, D) that are most like unit directions (A, D)."""
-        mix = cls(units, likeness, parts)
+    def of(cls, directions: Tensor, pool: Pool, likeness: Likeness, parts: int) -> Self:
+        """The mixtures of unit rows of a pool that are most like unit directions (A, D)."""
+        mix = cls(pool, likeness, parts)
         mix.choose(directions)
         return mix
 
     @property
     def atoms(self) -> Tensor:
         """float32 (A, D), norm 1."""
-        mixed = (self.weights[..., None] * self._units[self.rows]).sum(1)
+        mixed = (self.weights[..., None] * self._pool.units(self.rows)).sum(1)
         return torch.nn.functional.normalize(mixed, dim=1)
 
     def choose(self, directions: Tensor) -> None:
@@ -43,7 +44,7 @@ class Mix:
         Source: orthogonal matching pursuit, with weights that are not negative.
         """
         wanted = self._likeness.apply(directions)
-        _, nearest = self._likeness.nearest(directions, self._units, _NEAREST)
+        _, nearest = self._likeness.nearest(directions, self._pool.rows, _NEAREST)
         if len(self.rows):
             nearest = torch.cat([nearest, self.rows], dim=1)
         found = [

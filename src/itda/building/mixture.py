@@ -29,11 +29,11 @@ class MixtureBuilder(PoolBuilder):
 
     def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
         size, encode = min(self.wanted, len(pool.rows)), self.encoder
-        start = pool.units[novel(pool, size, encode)]
+        start = pool.units(novel(pool, size, encode))
         free = (self.options.passes + 1) // 2
         learned = learn(pool.rows, start, encode, free, generator)
         likeness = Likeness.of(pool.rows, learned, encode, exponent=_EXPONENT)
-        mix = Mix.of(learned, pool.units, likeness, self.options.parts)
+        mix = Mix.of(learned, pool, likeness, self.options.parts)
         pull = Pull(learned)
         for _ in range(self.options.passes - free):
             blocks = blocks_of(len(pool.rows), size, generator)

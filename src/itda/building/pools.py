@@ -1,5 +1,6 @@
 """Builders that keep rows evenly over all that come, and make atoms of them at the end."""
 
+import hashlib
 from abc import abstractmethod
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from itda.data.sources import Sources
 from itda.errors import ActivationError
 from itda.pursuit import Codes, Coding, prepare, pursue
 
-_AT_ONCE = 256  # atoms that are compared with all rows together
+_TOGETHER = 4096  # rows that are looked at together
 
 
 class Pool(NamedTuple):
@@ -23,13 +24,15 @@ class Pool(NamedTuple):
 
     rows: Tensor
     """float32 (N, D), the mean taken off."""
-    units: Tensor
-    """float32 (N, D), the same at norm 1."""
     norms: Tensor
     """float32 (N,)."""
     sources: Sources
     mean: Tensor
     """float32 (D,)."""
+
+    def units(self, places: Tensor) -> Tensor:
+        """Some of the rows, by index, at norm 1. All of them at once would take as much memory as the rows."""
+        return self.rows[places] / self.norms[places][..., None]
 
 
 class Encoder(NamedTuple):
@@ -91,13 +94,16 @@ class PoolBuilder(Builder):
         return self._atoms(pool, torch.Generator().manual_seed(self.options.seed))
 
     def _pool(self) -> Pool:
-        kept = self._reservoir.rows
-        mean = kept.double().mean(0).float().nan_to_num() if self.options.center else torch.zeros(self.width)
-        rows = kept - mean
+        rows, sources = self._reservoir.rows, self._reservoir.sources
+        mean = torch.zeros(self.width)
+        if self.options.center and len(rows):
+            sums = sum((part.sum(0, dtype=torch.float64) for part in torch.split(rows, _TOGETHER)), mean.double())
+            mean = (sums / len(rows)).float()
+        rows = rows.sub_(mean)
         places = torch.tensor(_distinct(rows), dtype=torch.int64)
-        rows = rows[places]
-        units, norms = unit_and_norm(rows) if len(rows) else (rows, torch.empty(0))
-        return Pool(rows, units, norms, self._reservoir.sources.select(places), mean)
+        if len(places) < len(rows):
+            rows, sources = rows[places], sources.select(places)
+        return Pool(rows, torch.linalg.vector_norm(rows, dim=1), sources, mean)
 
     def _own_state(self) -> State:
         return named("reservoir", self._reservoir.state())
@@ -114,7 +120,7 @@ class PoolBuilder(Builder):
 
 def activations_of(pool: Pool, rows: Tensor) -> Atoms:
     """Atoms that are rows of the pool, by index."""
-    return Atoms(prepare(pool.units[rows]), pool.norms[rows], pool.mean, pool.sources.select(rows))
+    return Atoms(prepare(pool.units(rows)), pool.norms[rows], pool.mean, pool.sources.select(rows))
 
 
 def learned_of(pool: Pool, atoms: Tensor, examples: Tensor) -> Atoms:
@@ -125,8 +131,12 @@ def learned_of(pool: Pool, atoms: Tensor, examples: Tensor) -> Atoms:
 
 def examples_of(atoms: Tensor, pool: Pool) -> Tensor:
     """For each unit atom (A, D) the row of the pool that is most like it, by index."""
-    found = [(part @ pool.units.T).argmax(1) for part in torch.split(atoms, _AT_ONCE)]
-    return torch.cat(found)
+    best, row = torch.full((len(atoms),), -torch.inf), torch.zeros(len(atoms), dtype=torch.int64)
+    for places in torch.split(torch.arange(len(pool.rows)), _TOGETHER):
+        alike, which = (atoms @ pool.units(places).T).max(1)
+        row = torch.where(alike > best, places[which], row)
+        best = torch.maximum(alike, best)
+    return row
 
 
 def mixtures_of(pool: Pool, weights: Tensor, rows: Tensor) -> Atoms:
@@ -144,8 +154,11 @@ def mixtures_of(pool: Pool, weights: Tensor, rows: Tensor) -> Atoms:
 
 def _distinct(rows: Tensor) -> list[int]:
     """First places of the distinct rows that are not zero, in order."""
-    first: dict[bytes, int] = {}
+    seen: set[bytes] = set()
+    found = []
     for index, (row, filled) in enumerate(zip(rows.numpy(), (rows != 0).any(1).tolist(), strict=True)):
-        if filled:
-            first.setdefault(row.tobytes(), index)
-    return list(first.values())
+        digest = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+        if filled and digest not in seen:
+            seen.add(digest)
+            found.append(index)
+    return found

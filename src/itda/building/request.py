@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+import torch
+
 from itda.building.baselines import KmeansBuilder, RandomBuilder, TokenMeansBuilder
 from itda.building.budget import BudgetBuilder
 from itda.building.builder import Builder
@@ -23,10 +25,12 @@ from itda.building.paper import PaperBuilder
 from itda.building.snmf import SnmfBuilder
 from itda.errors import ActivationError, OptionError
 from itda.options import one_of, whole
-from itda.pursuit import Coding, default_steps
+from itda.pursuit import Coding, default_coding, default_steps
+from itda.pursuit.memory import free
 
 # With a threshold every block is encoded, and larger ones take less time; the atoms are as good.
 _THRESHOLD_BLOCK = 64
+_POOL_BYTES = 6  # for each number of a pool: kept in 16 bits, and worked on in 32
 
 Method = Literal[
     "budget", "greedy", "mixture", "paper", "learned", "random", "kmeans", "token_means", "snmf"
@@ -56,16 +60,18 @@ class BuildRequest:
     """How many atoms; without a threshold, by default 8 times the width, at most a quarter of the rows."""
     steps: int | None = None
     """Pursuit steps K; max(4, min(40, D / 16)) by default."""
-    method: Method = "greedy"
-    """Activations: `greedy`, the worst explained rows first; `budget`, those that serve best together; `paper`, the
-    published rule. Mixtures of up to five of them: `mixture`. Baselines: `random`, `kmeans`, and those whose atoms
-    have no name: `token_means`, `learned`, and `snmf` for MLP neurons."""
+    method: Method | None = None
+    """Activations: `budget`, those that serve best together, the default for a number of atoms; `greedy`, the worst
+    explained rows first, the default for a threshold or a block; `paper`, the published rule. Mixtures of up to five of
+    them: `mixture`. Baselines: `random`, `kmeans`, and those whose atoms have no name: `token_means`, `learned`, and
+    `snmf` for MLP neurons."""
     max_unexplained: float | None = None
     """Threshold of `greedy`, instead of a size or besides it: share of a row's energy that is unexplained."""
     max_cosine_gap: float | None = None
     """Threshold of `paper`: 1 - cos(x, x^)."""
     coding: Coding | None = None
-    """All of how codes are made; `steps` is its shorthand."""
+    """All of how codes are made; `steps` is its shorthand. By default least squares without negative coefficients,
+    for `paper` plain matching pursuit."""
     center: bool | None = None
     """Take off the mean before a pursuit; True by default, False for `paper` and `snmf`."""
     block: int | None = None
@@ -85,6 +91,9 @@ class BuildRequest:
     """What inner products of the atoms may take, in bytes or as "2GiB"; half of what is free by default."""
 
     def __post_init__(self) -> None:
+        if self.method is None:
+            of_greedy = self.max_unexplained is not None or self.block is not None
+            object.__setattr__(self, "method", "greedy" if of_greedy else "budget")
         one_of("method", self.method, get_args(Method))
         whole("seed", self.seed, least=0)
         if self.coding is not None and not isinstance(self.coding, Coding):
@@ -101,7 +110,7 @@ class BuildRequest:
 
     @property
     def _own(self) -> set[str]:
-        return _names(self.method)
+        return _names(str(self.method))
 
     def facts(self) -> dict[str, Any]:
         """What makes two requests the same, as plain values; how much memory is used does not."""
@@ -110,7 +119,8 @@ class BuildRequest:
 
     def coding_for(self, width: int) -> Coding:
         """How codes are made for rows of this width."""
-        return self.coding or Coding(steps=default_steps(width) if self.steps is None else self.steps)
+        steps = default_steps(width) if self.steps is None else self.steps
+        return self.coding or (Coding(steps=steps) if self.method == "paper" else default_coding(steps))
 
     def builder(self, width: int, rows: int) -> Builder:
         """The builder for `rows` rows of this width.
@@ -136,8 +146,24 @@ class BuildRequest:
             given.setdefault("atoms", default_atoms(width, rows, coding))
         if self.method == "greedy":
             given["expected_rows"] = rows
-        kind, options = _BUILDERS[self.method]
-        return kind(width, coding, options(**given), backend=self.backend, memory=self.memory)
+        kind, options = _BUILDERS[str(self.method)]
+        made = options(**given)
+        if isinstance(made, PoolOptions):
+            _check_room(min(made.rows_kept, rows), width)
+        return kind(width, coding, made, backend=self.backend, memory=self.memory)
+
+
+def _check_room(rows: int, width: int) -> None:
+    """Refuse a pool that does not fit into memory: how large it is decides the result, so it is not for us to cut it.
+
+    Raises: OptionError.
+    """
+    needed, there = _POOL_BYTES * rows * width, free(torch.device("cpu"))
+    if needed > there:
+        raise OptionError(
+            f"A pool of {rows:,} rows of width {width:,} needs {needed / 2**30:,.1f} GiB, and {there / 2**30:,.1f} are "
+            "free. Give pool= of fewer rows, or fewer atoms."
+        )
 
 
 def _names(method: str) -> set[str]:

@@ -9,7 +9,7 @@ from itda.building.pools import Encoder
 from itda.pursuit import rebuild
 
 _ROWS = 16_384
-_AT_ONCE = 256  # atoms that are compared with all rows together
+_TOGETHER = 4096  # rows that are compared with all atoms together
 _LEAST = 1e-4  # smallest share of a direction's variance
 
 
@@ -39,10 +39,14 @@ class Likeness(NamedTuple):
         """Rows (n, D) so that plain inner products are those of the metric."""
         return rows @ self.weights
 
-    def nearest(self, atoms: Tensor, units: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """For each atom (A, D), cosines and indices (A, count) of the unit rows (N, D) most like it, best first."""
-        there = torch.nn.functional.normalize(self.apply(units), dim=1)
+    def nearest(self, atoms: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """For each atom (A, D), cosines and indices (A, count) of the rows (N, D) most like it, best first."""
         wanted = torch.nn.functional.normalize(self.apply(atoms), dim=1)
-        count = min(count, len(units))
-        found = [torch.topk(part @ there.T, count, dim=1) for part in torch.split(wanted, _AT_ONCE)]
-        return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+        alike, places = torch.empty((len(atoms), 0)), torch.empty((len(atoms), 0), dtype=torch.int64)
+        for start in range(0, len(rows), _TOGETHER):
+            there = torch.nn.functional.normalize(self.apply(rows[start : start + _TOGETHER]), dim=1)
+            best, which = torch.topk(wanted @ there.T, min(count, len(there)), dim=1)
+            alike, places = torch.cat([alike, best], dim=1), torch.cat([places, which + start], dim=1)
+            alike, kept = torch.topk(alike, min(count, alike.shape[1]), dim=1)
+            places = places.gather(1, kept)
+        return alike, places

@@ -26,8 +26,8 @@ class Reservoir:
 
     @property
     def rows(self) -> Tensor:
-        """float32 (n, D)."""
-        return self._rows.filled.float()
+        """float32 (n, D), a copy."""
+        return self._rows.filled.to(torch.float32, copy=True)
 
     @property
     def sources(self) -> Sources:

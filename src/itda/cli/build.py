@@ -25,13 +25,13 @@ def build(
     ] = None,
     steps: common.Steps = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="`greedy`, worst explained first; `budget`, those that serve best together; `mixture`, each of up to "
-            "five activations; `paper`, the published rule; or a baseline: `random`, `kmeans`, `token_means`, "
-            "`learned`, `snmf`."
+            help="`budget`, activations that serve best together, the default; `greedy`, worst explained first, the "
+            "default with a threshold; `mixture`, each of up to five activations; `paper`, the published rule; or a "
+            "baseline: `random`, `kmeans`, `token_means`, `learned`, `snmf`."
         ),
-    ] = "greedy",
+    ] = None,
     max_unexplained: Annotated[
         float | None,
         typer.Option(help="Threshold of greedy, instead of a size: the share of a row that may stay unexplained."),

@@ -12,7 +12,7 @@ from torch import Tensor
 from itda.errors import ActivationError, OptionError, ShapeError
 from itda.pursuit import backends, blocks, torch_batched
 from itda.pursuit.blocks import Block
-from itda.pursuit.codes import Codes, Coding, default_steps
+from itda.pursuit.codes import Codes, Coding, default_coding, default_steps
 from itda.pursuit.precision import plain_float32
 from itda.pursuit.prepared import Prepared
 from itda.shapes import as_matrix, finite, unit_rows
@@ -23,6 +23,7 @@ __all__ = [
     "Coding",
     "Prepared",
     "checked_coding",
+    "default_coding",
     "default_steps",
     "prepare",
     "pursue",

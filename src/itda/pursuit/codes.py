@@ -18,6 +18,15 @@ def default_steps(width: int) -> int:
     return max(4, min(40, width // 16))
 
 
+def default_coding(steps: int) -> "Coding":
+    """How dictionaries are built and used where nobody says: least squares, and nothing is taken away.
+
+    "Minus this text" cannot be read. With a dictionary that is built for it, adding only costs 5 to 13 % more that is
+    unexplained, less than orthogonal pursuit had won over the plain one (docs/fidelity.md).
+    """
+    return Coding(steps=steps, method="omp", nonnegative=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Coding:
     """How a code is made: saved with a dictionary and used by `encode` unless another is given."""
