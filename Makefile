@@ -2,9 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCHMARKS := $(filter-out %bench_gpu.py,$(wildcard benchmarks/bench_*.py))
+BENCHMARKS := $(filter-out %_gpu.py %bench_fidelity.py %bench_codings.py,$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup demo test torture fuzz soak lint format bench docs clean
+.PHONY: help setup demo test torture fuzz soak lint format bench bench-fidelity docs clean
 
 help:
 	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint   style, types and layers        make docs   write the generated pages of docs/"
 	@echo "make torture, make fuzz, make soak   a hundred kills; 100,000 damaged files; half an hour in one process"
 	@echo "make bench  every benchmark; tables on the terminal, numbers in benchmarks/results"
+	@echo "make bench-fidelity  builders beside autoencoders; hours, and goes on where it was stopped"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "itda needs Python 3.11 or newer")'
@@ -53,6 +54,12 @@ docs: $(READY)
 
 bench: $(READY)
 	set -e; for script in $(BENCHMARKS); do HF_HUB_OFFLINE=1 $(BIN)/python $$script; done
+
+# One thread for builders and autoencoders alike: their times are compared, whatever else the machine does
+bench-fidelity: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/bench_fidelity.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench_codings.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -21,7 +21,7 @@ from fronts import draw
 from scoring import HeldOut, Rebuild, of_dictionary
 
 import itda
-from itda.pursuit import prepare, pursue, rebuild
+from itda.pursuit import default_coding, prepare, pursue, rebuild
 
 # model -> texts
 CASES = {
@@ -89,15 +89,16 @@ def main() -> None:
     asked = parser.parse_args()
     cells, training = Cells("fidelity"), Cells("autoencoder_training")
     if asked.only not in ("autoencoders", "table"):
-        for name in asked.models:
-            for seed in range(asked.seeds):
+        for seed in range(asked.seeds):  # all models once, before any is measured again
+            for name in asked.models:
                 builders(name, seed, cells)
     if asked.only not in ("builders", "table"):
-        for name in asked.models:
-            for seed in range(1 if name in LARGE else asked.seeds):
-                autoencoders(name, seed, cells, training)
+        for seed in range(asked.seeds):
+            for name in asked.models:
+                if not (seed and name in LARGE):
+                    autoencoders(name, seed, cells, training)
     draw(cells.all)
-    report("fidelity", summary(cells.all), tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
+    report("fidelity", summary(cells.all), tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS, threads=1)
     if training.all:
         report("autoencoder_training", training.all, swept_at=SWEPT_AT)
 
@@ -110,17 +111,15 @@ def builders(name: str, seed: int, cells: Cells) -> None:
         for method, options in dictionaries():
             if cells.where(**facts, method=method):
                 continue
-            paper = options["method"] == "paper"
-            codings = [itda.Coding(steps=facts["steps"], method=kind) for kind in (("mp",) if paper else ("omp", "mp"))]
             _, rows = case.place, case.activations.rows  # captured before the clock starts
             begin = time.perf_counter()
             dictionary = itda.build_from_activations(
-                case.activations, atoms=case.atoms, coding=codings[0], seed=seed, progress=False, **options
+                case.activations, atoms=case.atoms, steps=facts["steps"], seed=seed, progress=False, **options
             )
             made = {"atoms": len(dictionary), "seconds": round(time.perf_counter() - begin, 2), "rows": len(rows)}
-            for coding in codings:
-                scores = case.place.scores(of_dictionary(dictionary, coding))
-                cells.add(**facts, method=method, coding=coding.method, **made, **scores)
+            coding = "plain" if options["method"] == "paper" else "default"
+            scores = case.place.scores(of_dictionary(dictionary))
+            cells.add(**facts, method=method, coding=coding, **made, **scores)
         print(f"{name}, seed {seed}, {facts['steps']} steps: dictionaries", flush=True)
 
 
@@ -143,7 +142,7 @@ def autoencoders(name: str, seed: int, cells: Cells, training: Cells) -> None:
             made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
             cells.add(**facts, method=kind, coding="own", **made, **case.place.scores(trained.rebuild))
             if kind == "topk":
-                method = {"method": "pursuit on topk", "coding": "omp"}
+                method = {"method": "pursuit on topk", "coding": "default"}
                 cells.add(**facts, **method, **made, **case.place.scores(pursuit_on(trained, facts["steps"])))
         print(f"{name}, seed {seed}, {facts['steps']} steps: autoencoders", flush=True)
 
@@ -192,7 +191,7 @@ def train(case: Case, kind: str, steps: int, rate: float, passes: int) -> saes.T
 def pursuit_on(trained: saes.TrainedSae, steps: int) -> Rebuild:
     """A pursuit on the decoder of an autoencoder, in place of its encoder."""
     directions, bias = trained.directions()
-    prepared, coding = prepare(directions), itda.Coding(steps=steps, method="omp")
+    prepared, coding = prepare(directions), default_coding(steps)
 
     def found(rows: Any) -> Any:
         codes = pursue(rows - bias, prepared, coding)

@@ -9,14 +9,14 @@ from cells import Cell
 DOCS = Path(__file__).parent.parent / "docs"
 # method, coding -> label, colour, marker
 LINES = {
-    ("paper", "mp"): ("paper mode, its best threshold", "#999999", "x"),
-    ("random", "omp"): ("random activations", "#bbbbbb", "."),
-    ("budget", "omp"): ("budget: real activations", "#1f6f8b", "o"),
-    ("mixture", "omp"): ("mixture: of five named ones", "#2ca25f", "s"),
-    ("learned", "omp"): ("learned: no names", "#7b3294", "^"),
+    ("paper", "plain"): ("paper mode, its best threshold", "#999999", "x"),
+    ("random", "default"): ("random activations", "#bbbbbb", "."),
+    ("budget", "default"): ("budget: real activations", "#1f6f8b", "o"),
+    ("mixture", "default"): ("mixture: of five named ones", "#2ca25f", "s"),
+    ("learned", "default"): ("learned: no names", "#7b3294", "^"),
     ("topk", "own"): ("TopK SAE, converged", "#d95f02", "D"),
     ("batchtopk", "own"): ("BatchTopK SAE, converged", "#e6a15c", "d"),
-    ("pursuit on topk", "omp"): ("pursuit on the TopK decoder", "#a63603", "v"),
+    ("pursuit on topk", "default"): ("pursuit on the TopK decoder", "#a63603", "v"),
 }
 
 

@@ -47,6 +47,7 @@ def train(
     passes: int,
     seed: int,
     start: Tensor | None = None,
+    device: str = "cpu",
 ) -> TrainedSae:
     """Train on rows (N, D), `passes` times over all of them.
 
@@ -59,18 +60,20 @@ def train(
         passes: over all rows.
         seed: of the initialisation and of the order of the rows.
         start: unit rows (A, D) that the decoder and the encoder begin as, instead of random ones.
+        device: where it is trained; it is used on the CPU.
     """
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
+    rows = rows.to(device)
     kinds = {
         "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
         "batchtopk": (BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig),
     }
     make, options = kinds[kind]
-    sae = make(options(d_in=rows.shape[1], d_sae=atoms, k=steps, device="cpu", dtype="float32",
+    sae = make(options(d_in=rows.shape[1], d_sae=atoms, k=steps, device=device, dtype="float32",
                        normalize_activations="expected_average_only_in"))  # fmt: skip
     with torch.no_grad():
         sae.b_dec.copy_(rows.mean(0) * scale(rows))
@@ -86,11 +89,14 @@ def train(
         lr_end=0.0,
         lr_warm_up_steps=updates // 10,
         lr_decay_steps=updates // 5,
+        device=device,
         dead_feature_window=max(50, 10 * len(rows) // BATCH),
     )
     begin = time.perf_counter()
     with redirect_stderr(io.StringIO()):
         SAETrainer(how, sae, batches(rows, seed)).fit()
+    if device != "cpu":
+        torch.cuda.synchronize()
     return TrainedSae(inference(sae), time.perf_counter() - begin, passes, rate)
 
 
@@ -102,7 +108,7 @@ def inference(sae: Any) -> Any:
     state = sae.state_dict()
     sae.process_state_dict_for_saving_inference(state)
     inner.load_state_dict(state)
-    return inner.eval()
+    return inner.eval().to("cpu")
 
 
 def scale(rows: Tensor) -> float:

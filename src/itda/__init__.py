@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from itda.building import build, build_from_activations, build_many, merge
+    from itda.building import build, build_from_activations, build_many, extend, extend_from_activations, merge
     from itda.capturing import capture
     from itda.data.activations import Activations
     from itda.data.corpus import Corpus
@@ -58,6 +58,8 @@ _HOMES = {
     "evaluate": "itda.evaluation",
     "evaluate_activations": "itda.evaluation",
     "explain": "itda.explaining",
+    "extend_from_activations": "itda.building",
+    "extend": "itda.building",
     "judge_atoms": "itda.evaluation",
     "load_model": "itda.models.loading",
     "merge": "itda.building",
@@ -88,6 +90,8 @@ __all__ = [
     "evaluate",
     "evaluate_activations",
     "explain",
+    "extend",
+    "extend_from_activations",
     "judge_atoms",
     "load_model",
     "merge",

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from itda.capturing import decomposed
 from itda.data.dictionary import Dictionary, checked_dictionary
+from itda.data.heads import name_heads
 from itda.data.mixtures import Ingredient
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, printable
@@ -34,6 +35,8 @@ class Piece(NamedTuple):
     """What the atom is mixed from, where it is."""
     named: bool = True
     """Whether the source is what the atom is; otherwise it is an example of what uses it."""
+    heads: str = ""
+    """At `attn_heads`, the heads with most of it."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -43,6 +46,7 @@ class Piece(NamedTuple):
             "coefficient": self.coefficient,
             "source": self.source.to_dict(),
             "named": self.named,
+            **({"heads": self.heads.removesuffix(": ")} if self.heads else {}),
             **({"mixture": mixed} if mixed else {}),
         }
 
@@ -203,7 +207,8 @@ def explain(
 
 def _piece(dictionary: Dictionary, atom: int, coefficient: float) -> Piece:
     mixture = tuple(dictionary.mixtures[atom]) if dictionary.mixtures else ()
-    return Piece(atom, coefficient, dictionary.sources[atom], mixture, dictionary.kind != "learned")
+    named, heads = dictionary.kind != "learned", name_heads(dictionary.atoms[atom], dictionary.provenance)
+    return Piece(atom, coefficient, dictionary.sources[atom], mixture, named, heads)
 
 
 def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model: bool) -> str:
@@ -230,6 +235,7 @@ def _line(piece: Piece) -> Text:
     """One atom on one line; the sign is also a colour, of a pair that colour-blind readers tell apart."""
     colour = "cyan" if piece.coefficient >= 0 else "yellow"
     line = Text.assemble((f"{piece.coefficient:>+9.2f}", colour), (f" {piece.atom:>6}  ", "dim"))
+    line.append(piece.heads, "dim")
     for number, (weight, source) in enumerate(piece.mixture):
         line.append(f"{' | ' if number else ''}{weight:.0%} ", "dim").append(source.shortened(_CONTEXT // 2, 0))
     if piece.mixture:

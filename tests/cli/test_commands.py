@@ -62,7 +62,22 @@ def test_sites(run):
     printed = run("sites", "model")
     assert "attn_heads.2" in printed
     document = json.loads(run("sites", "model", "--json"))
-    assert {"name": "resid_post.0", "module": "transformer.h.0", "side": "output", "width": 16} in document["sites"]
+    assert {
+        "name": "resid_post.0",
+        "module": "transformer.h.0",
+        "side": "output",
+        "width": 16,
+        "heads": None,
+    } in document["sites"]
+
+
+def test_how_codes_are_made_can_be_asked_for(run):
+    signed = ("--pursuit", "mp", "--signed", "--refit", "--stop-at", 0.05)
+    text = ("model", "--corpus", "texts.json", "--atoms", 30)
+    built = json.loads(run("build", *text, "--steps", 3, *signed, "--out", "signed", "--json"))
+    assert built["coding"] == {"steps": 3, "method": "mp", "refit": True, "nonnegative": False, "stop_at": 0.05}
+    assert "3 steps of matching pursuit, refit, until 0.05 is unexplained" in run("info", "signed")
+    assert "Give --steps too" in run("build", *text, *signed, "--out", "unsteady", code=2)
 
 
 def test_build_info_evaluate_explain_encode(run, built, place):

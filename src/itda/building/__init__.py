@@ -1,4 +1,4 @@
-"""Activations -> dictionary: `build`, `build_many` and `build_from_activations`; dictionaries -> one: `merge`."""
+"""Activations -> dictionary: `build`, `build_many`, `build_from_activations`, `extend`; several -> one: `merge`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from itda import progress as progress_bars
 from itda.building.builder import Builder
+from itda.building.extending import extend, extend_from_activations
 from itda.building.merging import merge
 from itda.building.request import NAMELESS, BuildRequest, default_atoms
 from itda.building.running import built_from_model, built_from_rows
@@ -29,6 +30,8 @@ __all__ = [
     "built_from_model",
     "built_from_rows",
     "default_atoms",
+    "extend",
+    "extend_from_activations",
     "merge",
     "split_options",
 ]

@@ -14,7 +14,6 @@ from itda.building.resembling import Likeness
 from itda.building.starting import filled, novel
 
 _MORE = 0.15  # share of the atoms that come in at each exchange
-_STEPS_OUT = 2  # encodings at each exchange, after each of which some go
 _ALIKE = 8  # nearest rows that an atom may become
 _EXPONENT = 0.5  # of likeness; 0.25 is 2 % worse, 1 as good as 0.25
 
@@ -61,11 +60,5 @@ def exchange(chosen: Tensor, size: int, pool: Pool, encode: Encoder, generator: 
     known[chosen] = True
     chosen = torch.cat([chosen, best[~known[best]]])
     measured_on = torch.randperm(len(pool.rows), generator=generator)[: 2 * len(looked_at)]
-    surplus = len(chosen) - size
-    for step in range(_STEPS_OUT):
-        if surplus <= 0:
-            break
-        energy = encode(pool.rows[measured_on], pool.units(chosen)).energy(len(chosen))
-        left = size + surplus * (_STEPS_OUT - 1 - step) // _STEPS_OUT
-        chosen = chosen[torch.argsort(energy, descending=True, stable=True)[:left].sort().values]
-    return chosen
+    energy = encode(pool.rows[measured_on], pool.units(chosen)).energy(len(chosen))
+    return chosen[torch.argsort(energy, descending=True, stable=True)[:size].sort().values]

@@ -110,7 +110,7 @@ class BudgetOptions(PoolOptions):
 
     passes: int = 3
     """Over the pool while the atoms are free to move."""
-    rounds: int = 6
+    rounds: int = 3
     """Of exchange: a seventh more atoms come in, the ones that carry the least go."""
 
     def __post_init__(self) -> None:

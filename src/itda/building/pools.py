@@ -99,11 +99,7 @@ class PoolBuilder(Builder):
         if self.options.center and len(rows):
             sums = sum((part.sum(0, dtype=torch.float64) for part in torch.split(rows, _TOGETHER)), mean.double())
             mean = (sums / len(rows)).float()
-        rows = rows.sub_(mean)
-        places = torch.tensor(_distinct(rows), dtype=torch.int64)
-        if len(places) < len(rows):
-            rows, sources = rows[places], sources.select(places)
-        return Pool(rows, torch.linalg.vector_norm(rows, dim=1), sources, mean)
+        return pool_of(rows.sub_(mean), sources, mean)
 
     def _own_state(self) -> State:
         return named("reservoir", self._reservoir.state())
@@ -116,6 +112,15 @@ class PoolBuilder(Builder):
         """How many atoms were asked for."""
         assert self.options.atoms is not None
         return self.options.atoms
+
+
+def pool_of(rows: Tensor, sources: Sources, mean: Tensor) -> Pool:
+    """A pool of the distinct rows of (N, D) that are not zero, their mean taken off already."""
+    places = torch.tensor(_distinct(rows), dtype=torch.int64)
+    if len(places) < len(rows):
+        rows, sources = rows[places], sources.select(places)
+    norms = [unit_and_norm(part)[1] for part in torch.split(rows, _TOGETHER) if len(part)]
+    return Pool(rows, torch.cat([torch.empty(0), *norms]), sources, mean)
 
 
 def activations_of(pool: Pool, rows: Tensor) -> Atoms:

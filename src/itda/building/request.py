@@ -149,11 +149,11 @@ class BuildRequest:
         kind, options = _BUILDERS[str(self.method)]
         made = options(**given)
         if isinstance(made, PoolOptions):
-            _check_room(min(made.rows_kept, rows), width)
+            check_room(min(made.rows_kept, rows), width)
         return kind(width, coding, made, backend=self.backend, memory=self.memory)
 
 
-def _check_room(rows: int, width: int) -> None:
+def check_room(rows: int, width: int) -> None:
     """Refuse a pool that does not fit into memory: how large it is decides the result, so it is not for us to cut it.
 
     Raises: OptionError.

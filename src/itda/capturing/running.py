@@ -98,6 +98,7 @@ class Capture:
             corpus=self.corpus.fingerprint,
             corpus_name=self.corpus.name,
             part=self.corpus.part,
+            heads=next(place.heads for place in self.sites if place.name == site),
             capture={
                 **asdict(self.options),
                 "window": self.length,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from itda import __version__
-from itda.cli import build, capture, demo, encode, evaluate, explain, info, measure, merge, plan, sites, store
+from itda.cli import build, capture, demo, encode, evaluate, explain, extend, info, measure, merge, plan, sites, store
 from itda.errors import ItdaError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -52,7 +52,7 @@ def _add(to: typer.Typer, *verbs: Callable[..., None]) -> None:
 
 
 _add(
-    app, demo.demo, sites.sites, capture.capture, build.build, merge.merge, info.info, evaluate.evaluate,
+    app, demo.demo, sites.sites, capture.capture, build.build, extend.extend, merge.merge, info.info, evaluate.evaluate,
     explain.explain, encode.encode, plan.plan, measure.probe, measure.read, measure.judge, measure.ablate,
     measure.stability,
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """itda build"""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,17 @@ def build(
         int | None, typer.Option(help="How many tokens to read, spread evenly over the documents; all by default.")
     ] = None,
     steps: common.Steps = None,
+    pursuit: Annotated[
+        str | None,
+        typer.Option(help="`omp`, orthogonal matching pursuit, the default; `mp`, the plain one; `gp`, gradient."),
+    ] = None,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="Let codes subtract atoms too: less is unexplained, and less can be read.")
+    ] = False,
+    refit: Annotated[bool, typer.Option("--refit", help="Least squares at the end, for --pursuit mp and gp.")] = False,
+    stop_at: Annotated[
+        float | None, typer.Option(help="Take no more atoms for a row once this share or less is unexplained.")
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +110,7 @@ def build(
     from itda.data import checkpoints
     from itda.data.files import check_free
     from itda.data.store import Store
+    from itda.pursuit import default_coding
 
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if restart:
@@ -113,6 +126,11 @@ def build(
         "max_cosine_gap": max_cosine_gap, "center": center, "block": block, "memory": memory, "pool": pool,
         "passes": passes, "parts": parts, "seed": seed,
     }  # fmt: skip
+    if pursuit or signed or refit or stop_at is not None:
+        if steps is None:
+            raise OptionError("--pursuit, --signed, --refit and --stop-at say how codes are made. Give --steps too.")
+        coding = default_coding(steps).with_options(method=pursuit, refit=refit or None, stop_at=stop_at)
+        asked |= {"steps": None, "coding": replace(coding, nonnegative=not signed)}
     spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
     with common.plain_warnings():
         if store is not None:

@@ -42,8 +42,7 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
         counts = ", ".join(f"{count:,} {name}" for name, count in provenance.capture["counts"].items())
         lines.append(f"read        {counts} (windows of {provenance.capture['window']} tokens)")
     lines.append(f"built       {build.method}, {build.rows:,} rows{common.novelty(build)}; {_KINDS[dictionary.kind]}")
-    coding = dictionary.coding
-    lines.append(f"coding      {coding.method}, {coding.steps} steps{', refit' if coding.refit else ''}")
+    lines.append(f"coding      {dictionary.coding}")
     lines.append(f"unexplained {build.unexplained:.1%} on a sample of the rows it was built from")
     lines.append(f"versions    {', '.join(f'{name} {number}' for name, number in build.versions.items())}")
     lines += [f"note        {note}" for note in build.notes]

@@ -14,6 +14,7 @@ from torch import Tensor
 from itda.data import files, hub
 from itda.data.activations import Activations
 from itda.data.entries import RowsOnDisk
+from itda.data.heads import name_heads, shares_of
 from itda.data.mixtures import Mixtures
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, Sources
@@ -266,15 +267,23 @@ class Dictionary:
         """An atom on one line: the text it comes from, of a mixture the share of each text, of a learned atom an
         example after `e.g.`.
         """
+        text = f"e.g. {self.sources[atom].text}" if self.kind == "learned" else self.sources[atom].text
         if self.mixtures is not None:
-            return self.mixtures.describe(atom)
-        return f"e.g. {self.sources[atom].text}" if self.kind == "learned" else self.sources[atom].text
+            text = self.mixtures.describe(atom)
+        return name_heads(self.atoms[atom], self.provenance) + text
+
+    @property
+    def head_shares(self) -> Tensor:
+        """How much of each atom is in each attention head, (A, heads); see `itda.data.heads.shares_of`."""
+        return shares_of(self.atoms, self.provenance)
 
     def origin(self, atom: int) -> dict[str, Any]:
         """Where an atom comes from as plain values, for JSON; of a mixture also its parts."""
         facts = {**self.sources[atom].to_dict(), "kind": self.kind}
         if self.mixtures is not None:
             facts["mixture"] = [{"weight": part.weight, **part.source.to_dict()} for part in self.mixtures[atom]]
+        if self.provenance is not None and self.provenance.heads:
+            facts["heads"] = self.head_shares[atom].tolist()
         return facts
 
     def facts(self) -> dict[str, Any]:

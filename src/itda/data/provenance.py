@@ -30,6 +30,8 @@ class Provenance:
     """The options of the capture, and what they counted."""
     part: Part | None = None
     """If the corpus is a part of a larger one: which."""
+    heads: int | None = None
+    """Of `attn_heads`: how many heads' outputs stand side by side in a row."""
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for files."""
@@ -43,6 +45,9 @@ class Provenance:
         """
         part = Part(**fields["part"]) if fields["part"] else None
         model, capture = ModelRecord.from_dict(fields["model"]), dict(fields["capture"])
+        heads = fields.get("heads")
+        if heads is not None and (type(heads) is not int or heads < 1):
+            raise TypeError("heads must be a number of them")
         if not all(isinstance(fields[name], str) for name in ("site", "corpus", "corpus_name")):
             raise TypeError("site and corpus must be text")
         return cls(**{**fields, "model": model, "capture": capture, "part": part})

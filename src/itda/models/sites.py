@@ -14,7 +14,7 @@ that follows.
 import difflib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -37,6 +37,8 @@ class Site:
     """Which side of that module is read."""
     width: int | None
     """Width of the activation; None where only a forward pass can tell."""
+    heads: int | None = None
+    """Of `attn_heads`: how many heads' outputs stand side by side in the activation."""
 
 
 def text_config(config: Any) -> Any:
@@ -48,7 +50,18 @@ def list_sites(module: nn.Module) -> list[Site]:
     """All named sites of a transformers model, layer by layer."""
     path, layers = find_layers(module)
     width = text_config(module.config).hidden_size
-    return [site for index in range(len(layers)) for site in _layer_sites(path, layers[index], index, width)]
+    heads = getattr(text_config(module.config), "num_attention_heads", None)
+    return [
+        replace(site, heads=heads) if _are_heads(site, heads) else site
+        for index in range(len(layers))
+        for site in _layer_sites(path, layers[index], index, width)
+    ]
+
+
+def _are_heads(site: Site, heads: Any) -> bool:
+    """Whether an activation can be cut into the outputs of so many heads."""
+    is_place = site.name.startswith("attn_heads.") and site.width is not None
+    return is_place and isinstance(heads, int) and heads > 0 and site.width % heads == 0  # type: ignore[operator]
 
 
 def resolve(module: nn.Module, name: str) -> Site:

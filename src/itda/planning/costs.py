@@ -7,10 +7,14 @@ they take on the machine that is planned for; the rest is scaled by nothing.
 import math
 from dataclasses import dataclass
 
+from itda.building.options import BudgetOptions
 from itda.planning.machines import Machine
 
 CALIBRATION = 4  # passes that find out what a sink is
-_BLOCK, _TOGETHER, _SAMPLE = 8, 1024, 8192  # of the greedy builder: rows looked at, multiplied together, kept
+_BLOCK, _TOGETHER, _SAMPLE = 8, 1024, 8192  # of a greedy build: rows looked at, multiplied together, kept
+_PASSES, _ROUNDS, _MORE = 3, 3, 1.15  # of the budget builder: over its pool, of exchange, atoms in one in those wanted
+_LEARNT, _UPDATES = 4096, 16  # rows between two updates of its atoms, or so many updates in a pass
+_LOOKED_AT, _CANDIDATES = 16_384, 8192  # at least, in an exchange
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,10 @@ class Constants:
     """A look at one block of rows, for one atom."""
     step: float = 1.6e-10
     """One pursuit step of one row, for each atom there is; one thread."""
+    solve: float = 1e-9
+    """Least squares of one row's coefficients, for each pair of its steps and each step; one thread."""
+    move: float = 1e-9
+    """Of an activation of the pool, for each time and step in which it moves an atom or is looked at."""
     atom: float = 2.9e-10
     """Inner products of a new atom, for each number of each atom there is."""
     product: float = 1.29
@@ -57,19 +65,45 @@ def windows(rows: float, text: float, window: int, document: float) -> float:
     return documents * math.ceil(min(document, rows / documents) / window)
 
 
+def pool_rows(rows: float, atoms: int) -> float:
+    """Rows that a build of the default method keeps and goes through again."""
+    return min(rows, BudgetOptions(atoms=atoms).rows_kept)
+
+
 def build_terms(rows: int, width: int, atoms: int, steps: int, machine: Machine) -> dict[str, float]:
-    """What is counted for a build, by the constant it is counted in; `product` in seconds."""
+    """What is counted for a build by the default method, by the constant it is counted in; `product` in seconds."""
+    pool = int(pool_rows(rows, atoms))
+    looked_at, candidates = min(pool, max(_LOOKED_AT, 4 * atoms)), min(pool, max(_CANDIDATES, atoms))
+    block = max(2 * atoms, min(_LEARNT, pool // _UPDATES))
+    learned = pursuit_terms(block, width, atoms, steps, machine)
+    more = int(_MORE * atoms)
+    parts: list[tuple[float, dict[str, float]]] = [
+        (1.0, {"number": rows * width}),
+        (1.0, _start_terms(pool, width, atoms, steps, machine)),
+        (_PASSES * pool / block, learned),
+        (1.0, {"move": _PASSES * pool * width * steps, "product": 2 * pool * width * atoms / machine.product}),
+        (_ROUNDS, pursuit_terms(looked_at, width, atoms, steps, machine)),
+        (_ROUNDS, pursuit_terms(2 * looked_at, width, more, steps, machine)),
+        (_ROUNDS, {"product": 2 * looked_at * width * (candidates + atoms) / machine.product}),
+        (1.0, pursuit_terms(min(rows, _SAMPLE), width, atoms, steps, machine)),
+    ]
+    found: dict[str, float] = {}
+    for times, terms in parts:
+        for name, count in terms.items():
+            found[name] = found.get(name, 0.0) + times * count
+    return found
+
+
+def _start_terms(rows: int, width: int, atoms: int, steps: int, machine: Machine) -> dict[str, float]:
+    """The same for the greedy choice of atoms that learning begins with."""
     mean = atoms / 2  # while it grows
     looked_at = min(atoms, rows / _BLOCK) if atoms <= rows / _BLOCK else atoms + rows / _BLOCK
     multiplied = min(rows, _TOGETHER * atoms)
-    sample = min(rows, _SAMPLE)
-    final = pursuit_terms(sample, width, atoms, steps, machine)
     return {
-        "number": rows * width,
         "call": looked_at,
-        "step": looked_at * _BLOCK * steps * mean + final["step"],
+        "step": looked_at * _BLOCK * steps * mean,
         "atom": atoms * mean * width,
-        "product": 2 * width * mean * multiplied / machine.product + final["product"],
+        "product": 2 * width * mean * multiplied / machine.product,
     }
 
 
@@ -77,6 +111,7 @@ def pursuit_terms(rows: int, width: int, atoms: int, steps: int, machine: Machin
     """The same for codes of many rows at once."""
     return {
         "step": rows * steps * atoms / machine.threads,
+        "solve": rows * steps**3 / machine.threads,
         "product": (2 * rows * width * atoms + 2 * atoms * atoms * width) / machine.product,
     }
 

@@ -53,6 +53,14 @@ class Coding:
         if self.stop_at is not None:
             share("stop_at", self.stop_at)
 
+    def __str__(self) -> str:
+        named = {"mp": "matching pursuit", "omp": "orthogonal matching pursuit", "gp": "gradient pursuit"}
+        parts = [f"{self.steps} steps of {named[self.method]}"]
+        parts += ["refit"] if self.refit else []
+        parts += ["nothing subtracted"] if self.nonnegative else []
+        parts += [f"until {self.stop_at:g} is unexplained"] if self.stop_at is not None else []
+        return ", ".join(parts)
+
     def with_options(self, **changes: Any) -> Self:
         """The same coding with some fields changed; `None` leaves a field as it is."""
         return replace(self, **{name: value for name, value in changes.items() if value is not None})

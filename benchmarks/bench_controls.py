@@ -1,0 +1,169 @@
+"""Do the same methods look as good where there is nothing to find? And does what they find hold elsewhere?
+
+python benchmarks/bench_controls.py
+
+- a model of the same shape with random weights; Gaussian rows with the mean and covariance of real ones
+- built on one corpus, measured on another: stories, and a novel
+- built and measured with near-duplicate documents removed
+
+`of random` is what is left in what random activations leave with the same codes: 1 means that nothing was found.
+"""
+
+import hashlib
+import re
+from typing import Any
+
+import torch
+import transformers
+from bench_fidelity import Case, corpus
+from cells import Cell
+from common import DATA, report
+from scoring import HeldOut, of_dictionary
+
+import itda
+from itda.data.activations import Activations
+
+MODELS = ("stories260k", "babyllama-char105", "gpt2-wide")
+METHODS = ("budget", "mixture", "learned", "kmeans", "random")
+SHARE, TOKENS, HELD_OUT_TOKENS = 0.06, 60_000, 10_000
+ALIKE = 0.5
+"""Share of the eight-word stretches of the shorter document that two near-duplicates have in common."""
+
+
+def main() -> None:
+    rows: list[Cell] = []
+    for name in MODELS:
+        case = Case(name, 0)
+        trained = activations(case.model, case.train, case.activations.site)
+        rows += measured(case, "trained", trained, place(case, case.model, case.held_out, trained))
+        fresh = untrained(case)
+        random = activations(fresh, case.train, case.activations.site)
+        rows += measured(case, "random weights", random, place(case, fresh, case.held_out, random))
+        rows += gaussian(case, trained)
+        distinct, left_out = without_near_duplicates(case.train, [])
+        held_out, left_out_there = without_near_duplicates(case.held_out, list(distinct))
+        apart = activations(case.model, distinct, case.activations.site)
+        what = f"{left_out + left_out_there} near-duplicates removed"
+        rows += measured(case, what, apart, place(case, case.model, held_out, apart))
+        print(name, flush=True)
+    for name in MODELS[:2]:
+        rows += elsewhere(Case(name, 0))
+    report("controls", rows, share=SHARE, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
+
+
+def activations(model: Any, text: itda.Corpus, site: str) -> Activations:
+    """Some of the activations of a text, or all that there are."""
+    try:
+        found = itda.capture(model, text, site, tokens=TOKENS, progress=False)
+    except itda.ItdaError:  # fewer than that
+        found = itda.capture(model, text, site, progress=False)
+    assert isinstance(found, Activations)
+    return found
+
+
+def place(case: Case, model: Any, held_out: itda.Corpus, rows: Activations) -> HeldOut:
+    """Where dictionaries built from some rows are measured."""
+    shown = itda.build_from_activations(rows, atoms=64, steps=1, method="random", progress=False)
+    assert shown.provenance is not None
+    assert shown.token_means is not None
+    return HeldOut(model, held_out, rows.site, shown.provenance.capture, shown.token_means, HELD_OUT_TOKENS)
+
+
+def build(case: Case, rows: Any, method: str) -> itda.Dictionary:
+    """A dictionary with the default coding."""
+    steps = case.steps(SHARE)
+    return itda.build_from_activations(rows, atoms=case.atoms, steps=steps, method=method, progress=False)
+
+
+def measured(case: Case, what: str, rows: Activations, where: HeldOut) -> list[Cell]:
+    """Every method on some rows."""
+    found = []
+    for method in METHODS:
+        dictionary = build(case, rows, method)
+        scores = where.scores(of_dictionary(dictionary))
+        found.append({"model": case.name, "control": what, "method": method, **shown(scores)})
+    return beside_random(found)
+
+
+def gaussian(case: Case, rows: Activations) -> list[Cell]:
+    """Every method on Gaussian rows."""
+    mean = rows.rows.mean(0)
+    values, directions = torch.linalg.eigh((rows.rows - mean).T.double().cov())
+    spread = (directions * values.clamp(min=0).sqrt()).float()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn((len(rows) + HELD_OUT_TOKENS, case.width), generator=generator) @ spread.T + mean
+    held_out = drawn[len(rows) :]
+    found = []
+    for method in METHODS:
+        dictionary = build(case, drawn[: len(rows)], method)
+        error = held_out - dictionary.decode(dictionary.encode(held_out))
+        fvu = float(error.square().sum() / (held_out - held_out.mean(0)).square().sum())
+        found.append({"model": case.name, "control": "Gaussian rows", "method": method, **shown({"fvu": fvu})})
+    return beside_random(found)
+
+
+def untrained(case: Case) -> Any:
+    """The same model with the weights it would begin training with."""
+    torch.manual_seed(0)
+    module = transformers.AutoModelForCausalLM.from_config(case.model.module.config).eval()
+    return itda.wrap(module, case.model.tokenizer)
+
+
+def elsewhere(case: Case) -> list[Cell]:
+    """Built on one text, measured on the other, for stories and a novel."""
+    novel = itda.Corpus.from_files(DATA / "text" / "war_and_peace.txt", split_on="\n\n\n")
+    texts = {"stories": corpus(case.name), "War and Peace": novel}
+    halves = {name: text.split(held_out=0.1, seed=0) for name, text in texts.items()}
+    rows = {name: activations(case.model, half[0], case.activations.site) for name, half in halves.items()}
+    found = []
+    for there in texts:
+        where = place(case, case.model, halves[there][1], rows[there])
+        for built in texts:
+            cells = []
+            for method in METHODS:
+                dictionary = build(case, rows[built], method)
+                scores = where.scores(of_dictionary(dictionary))
+                what = f"built on {built}, measured on {there}"
+                cells.append({"model": case.name, "control": what, "method": method, **shown(scores)})
+            found += beside_random(cells)
+    return found
+
+
+def shown(scores: dict[str, float]) -> dict[str, Any]:
+    """The scores that are shown, those that there are none of as well."""
+    return {name: scores.get(name, "") for name in ("fvu", "residual_fvu", "delta_ce")}
+
+
+def beside_random(cells: list[Cell]) -> list[Cell]:
+    """The same with what is left as a share of what random activations leave."""
+    (random,) = (cell for cell in cells if cell["method"] == "random")
+    return [{**cell, "of random": cell["fvu"] / random["fvu"]} for cell in cells]
+
+
+def without_near_duplicates(text: itda.Corpus, known: list[Any]) -> tuple[itda.Corpus, int]:
+    """The documents that share few stretches of eight words with any before them, or with known ones."""
+    seen: dict[bytes, set[int]] = {}
+    kept, number = [], 0
+    for document in [*known, *text]:
+        words = re.findall(r"\w+", document.text.lower())
+        stretches = {
+            hashlib.blake2b(" ".join(words[start : start + 8]).encode(), digest_size=8).digest()
+            for start in range(max(1, len(words) - 7))
+        }
+        shared: dict[int, int] = {}
+        for stretch in stretches:
+            for other in seen.get(stretch, ()):
+                shared[other] = shared.get(other, 0) + 1
+        if number >= len(known):
+            if max(shared.values(), default=0) >= ALIKE * len(stretches):
+                number += 1
+                continue
+            kept.append(document.text)
+        for stretch in stretches:
+            seen.setdefault(stretch, set()).add(number)
+        number += 1
+    return itda.Corpus.from_texts(kept), len(text) - len(kept)
+
+
+if __name__ == "__main__":
+    main()

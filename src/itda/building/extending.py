@@ -1,0 +1,159 @@
+"""More atoms for a dictionary that stays as it is: the old ones keep their numbers."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from itda import progress as progress_bars
+from itda.building.pools import Encoder, Pool, pool_of
+from itda.building.proposing import propose, propose_rows
+from itda.building.request import check_room
+from itda.building.reservoir import Reservoir
+from itda.capturing import capture_like
+from itda.data.activations import Activations
+from itda.data.corpus import Corpus
+from itda.data.dictionary import BuildRecord, Dictionary, checked_dictionary, library_versions
+from itda.data.entries import RowsOnDisk
+from itda.data.sources import Sources
+from itda.errors import ActivationError, CorpusError, OptionError
+from itda.models.loading import Model
+from itda.options import whole
+from itda.pursuit import prepare, pursue
+from itda.shapes import as_matrix
+
+_ROUNDS = 6
+_MORE = 0.15  # share of the new atoms that come in besides those that stay
+_SAMPLE_ROWS = 8192
+_POOL_ROWS, _READ_AT_ONCE = 131_072, 4096  # of a store
+
+
+def extend(
+    dictionary: Dictionary,
+    model: Model,
+    corpus: Corpus,
+    *,
+    atoms: int,
+    tokens: int | None = None,
+    seed: int = 0,
+    check_model: bool = True,
+    progress: bool = True,
+) -> Dictionary:
+    """Add atoms from other text, and leave those that are there, their numbers and the mean as they are.
+
+    Codes and notes made for the old dictionary keep their meaning: atom 17 is still atom 17.
+
+    Args:
+        dictionary: built from a model's activations.
+        model: the one it was built on.
+        corpus: other text; documents that the dictionary was built from are left out.
+        atoms: how many more.
+        tokens: how many to read, spread evenly over the documents; None for all.
+        seed: of every random choice.
+        check_model: refuse a model with other weights.
+        progress: draw a bar on stderr.
+    Returns: a dictionary that remembers the documents of both.
+    Raises: as `extend_from_activations`; CorpusError without other text; MismatchError for another model.
+    """
+    checked_dictionary(dictionary)
+    if not isinstance(corpus, Corpus):
+        raise CorpusError(f"extend needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
+    other = corpus.without(set(dictionary.documents))
+    if not other.ids:
+        raise CorpusError(f"The dictionary was built from all documents of {corpus.name}. Give other text.")
+    found = capture_like(dictionary, model, other, tokens=tokens, seed=seed, check_model=check_model, progress=progress)
+    return extend_from_activations(dictionary, found, atoms=atoms, seed=seed, progress=progress)
+
+
+def extend_from_activations(
+    dictionary: Dictionary, rows: Any, *, atoms: int, seed: int = 0, progress: bool = True
+) -> Dictionary:
+    """Add atoms from rows that are already there; see `extend`.
+
+    In rounds, rows come in that would save the most beside all that is there, and of the new ones those stay that
+    carry the most.
+
+    Args:
+        dictionary: whose atoms are activations.
+        rows: Activations of its site, or a matrix (N, D) for a dictionary of bare rows.
+        atoms: how many more.
+        seed: of every random choice.
+        progress: draw a bar on stderr.
+    Raises: OptionError for mixtures or learned atoms, or more atoms than rows; ActivationError; MismatchError.
+    """
+    checked_dictionary(dictionary)
+    whole("atoms", atoms)
+    whole("seed", seed, least=0)
+    if dictionary.kind != "activations":
+        raise OptionError(
+            f"Activations cannot be added to atoms that are {dictionary.kind}. Build with method='budget' or 'greedy'."
+        )
+    matrix, sources, documents = _rows_of(dictionary, rows)
+    if atoms > len(matrix):
+        raise OptionError(f"There are {len(matrix):,} rows to take atoms from. Got atoms={atoms:,}; ask for fewer.")
+    check_room(len(matrix), dictionary.width)
+    pool = pool_of(matrix - dictionary.mean, sources, dictionary.mean)
+    encode = Encoder(dictionary.coding, "auto", None)
+    chosen = _chosen(dictionary.atoms, pool, atoms, encode, torch.Generator().manual_seed(seed), progress)
+    if not len(chosen):
+        raise ActivationError("Nothing in these rows is missed by the dictionary, so there is nothing to add.")
+    unit = torch.cat([dictionary.atoms, pool.units(chosen)])
+    sample = pool.rows[:: -(-len(pool.rows) // _SAMPLE_ROWS)]
+    codes = pursue(sample, prepare(unit), dictionary.coding)
+    notes = dictionary.build.notes
+    if len(chosen) < atoms:
+        notes += (f"Only {len(chosen):,} of {atoms:,} more atoms could be taken: nothing else was missed.",)
+    options = {"atoms": atoms, "seed": seed, "of": dictionary.fingerprint, "had": len(dictionary)}
+    return replace(
+        dictionary,
+        atoms=unit,
+        norms=torch.cat([dictionary.norms, pool.norms[chosen]]),
+        sources=Sources.concatenate([dictionary.sources, pool.sources.select(chosen)]),
+        build=BuildRecord(
+            method="extend",
+            options=options,
+            rows=dictionary.build.rows + len(matrix),
+            threshold=None,
+            unexplained=round(float(codes.unexplained.mean()), 6),
+            notes=notes,
+            versions=library_versions(),
+        ),
+        usage_counts=codes.usage(len(unit)),
+        usage_energy=codes.energy(len(unit)),
+        documents=tuple(dict.fromkeys([*dictionary.documents, *documents])),
+    )
+
+
+def _rows_of(dictionary: Dictionary, rows: Any) -> tuple[Tensor, Sources, tuple[str, ...]]:
+    if isinstance(rows, RowsOnDisk):
+        dictionary.check_activations(rows)
+        kept = Reservoir(rows.width, _POOL_ROWS)
+        for block in rows.whole().blocks(_READ_AT_ONCE):
+            kept.update(block.rows, block.sources)
+        return kept.rows, kept.sources, rows.documents
+    if isinstance(rows, Activations):
+        dictionary.check_activations(rows)
+        return as_matrix(rows.rows, "rows", "N, D", width=dictionary.width), rows.sources, rows.documents
+    matrix = as_matrix(rows, "rows", "N, D", width=dictionary.width)
+    if dictionary.provenance is not None:
+        raise OptionError("This dictionary knows the text of every atom. Give Activations, as itda.capture makes them.")
+    return matrix, Sources.of_rows(len(matrix)), ()
+
+
+def _chosen(old: Tensor, pool: Pool, count: int, encode: Encoder, generator: torch.Generator, progress: bool) -> Tensor:
+    """Rows of the pool, by index, in order."""
+    chosen = torch.empty(0, dtype=torch.int64)
+    with progress_bars.bar("extend", _ROUNDS, show=progress) as advance:
+        for number in range(1, _ROUNDS + 1):
+            size = -(-count * number // _ROUNDS)
+            wanted = size - len(chosen) + int(_MORE * size)
+            looked_at, candidates = propose_rows(len(pool.rows), max(len(old), count), generator)
+            atoms = torch.cat([old, pool.units(chosen)])
+            best = candidates[propose(pool.rows[looked_at], atoms, pool.units(candidates), encode, wanted)]
+            chosen = torch.cat([chosen, best[~torch.isin(best, chosen)]])
+            measured = pool.rows[torch.randperm(len(pool.rows), generator=generator)[: 2 * len(looked_at)]]
+            energy = encode(measured, torch.cat([old, pool.units(chosen)])).energy(len(old) + len(chosen))[len(old) :]
+            chosen = chosen[torch.argsort(energy, descending=True, stable=True)[:size]]
+            advance(1)
+    return chosen.sort().values

@@ -1,0 +1,92 @@
+import pytest
+import torch
+
+from itda import Corpus, Dictionary, build, build_from_activations, capture, extend, extend_from_activations
+from itda.errors import ActivationError, CorpusError, MismatchError, OptionError, ShapeError
+from support import tiny
+from support.signals import coherent
+
+MORE = [f"a ship of {number} sails went over the grey sea" for number in range(40)]
+
+
+@pytest.fixture(scope="module")
+def dictionary(model):
+    return build(model, Corpus.from_texts(tiny.KINGS), site="resid_post.1", atoms=40, progress=False)
+
+
+@pytest.fixture(scope="module")
+def grown(model, dictionary):
+    return extend(dictionary, model, Corpus.from_texts([*MORE, *tiny.KINGS]), atoms=24, progress=False)
+
+
+def test_old_atoms_keep_their_numbers(dictionary, grown, model, tmp_path):
+    assert len(grown) == 64
+    assert torch.equal(grown.atoms[:40], dictionary.atoms)
+    assert torch.equal(grown.mean, dictionary.mean)
+    assert [grown.sources[atom].text for atom in range(40)] == [dictionary.sources[atom].text for atom in range(40)]
+    assert grown.coding == dictionary.coding
+    added = [grown.sources[atom] for atom in range(40, 64)]
+    assert all("ship" in source.before + str(source.token) + source.after for source in added)
+    assert set(grown.documents) == set(dictionary.documents) | set(Corpus.from_texts(MORE).ids)
+    assert (grown.build.method, grown.build.options["had"]) == ("extend", 40)
+    grown.save_pretrained(tmp_path / "d")
+    assert torch.equal(Dictionary.from_pretrained(tmp_path / "d").atoms, grown.atoms)
+
+
+def test_new_atoms_are_real_activations(grown, model):
+    rows = capture(model, Corpus.from_texts(MORE), "resid_post.1", progress=False)
+    there = dict(zip(rows.sources.keys(), rows.rows, strict=True))
+    for atom, key in enumerate(grown.sources.keys()):
+        if atom >= 40:
+            assert torch.allclose(grown.activations[atom], there[key], atol=1e-4)
+
+
+def test_what_was_missed_is_explained(dictionary, grown, model):
+    rows = capture(model, Corpus.from_texts(MORE), "resid_post.1", progress=False).rows
+    before, after = (float(made.encode(rows).unexplained.mean()) for made in (dictionary, grown))
+    assert after < 0.6 * before
+
+
+def test_growing_is_worth_nearly_as_much_as_building_anew():
+    rows, held_out = coherent(6000, 32, 1)[0], coherent(2000, 32, 1)[0]
+    small = build_from_activations(rows, atoms=64, steps=4, progress=False)
+    large = build_from_activations(rows, atoms=128, steps=4, progress=False)
+    grown = extend_from_activations(small, rows, atoms=64, progress=False)
+    left = {name: float(made.encode(held_out).unexplained.mean()) for name, made in
+            (("small", small), ("large", large), ("grown", grown))}  # fmt: skip
+    assert left["grown"] < left["small"]
+    assert left["grown"] < left["large"] + 0.5 * (left["small"] - left["large"])
+
+
+def test_the_same_seed_gives_the_same_atoms(dictionary, model):
+    text = Corpus.from_texts(MORE)
+    one, other = (extend(dictionary, model, text, atoms=8, seed=3, progress=False) for _ in range(2))
+    assert one.fingerprint == other.fingerprint
+    assert one.facts() == other.facts()
+
+
+def test_bad_input(dictionary, model):
+    with pytest.raises(CorpusError, match="Give other text"):
+        extend(dictionary, model, Corpus.from_texts(tiny.KINGS), atoms=8, progress=False)
+    with pytest.raises(CorpusError, match=r"itda\.Corpus"):
+        extend(dictionary, model, MORE, atoms=8, progress=False)
+    with pytest.raises(OptionError, match="ask for fewer"):
+        extend(dictionary, model, Corpus.from_texts(MORE), atoms=10**6, progress=False)
+    with pytest.raises(OptionError, match="atoms must be"):
+        extend(dictionary, model, Corpus.from_texts(MORE), atoms=0, progress=False)
+    from itda import wrap
+
+    other = wrap(tiny.module("Llama", seed=1), tiny.tokenizer())
+    with pytest.raises(MismatchError):
+        extend(dictionary, other, Corpus.from_texts(MORE), atoms=8, progress=False)
+    with pytest.raises(OptionError, match=r"itda\.capture"):
+        extend_from_activations(dictionary, torch.randn(50, 16), atoms=4)
+    rows = torch.randn(300, 8)
+    bare = build_from_activations(rows, atoms=20, progress=False)
+    with pytest.raises(ShapeError):
+        extend_from_activations(bare, torch.randn(50, 9), atoms=4)
+    with pytest.raises(ActivationError, match="nothing to add"):
+        extend_from_activations(bare, bare.activations, atoms=4, progress=False)
+    mixed = build_from_activations(rows, atoms=20, method="mixture", progress=False)
+    with pytest.raises(OptionError, match="mixtures"):
+        extend_from_activations(mixed, rows, atoms=4)
