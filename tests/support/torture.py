@@ -75,7 +75,7 @@ def victims(home: Path) -> dict[str, Victim]:
     texts = [document.text for document in islice(Corpus.embedded(), 0, 800, 2)]
     (home / "texts.json").write_text(json.dumps(texts))
     corpus = ["--corpus", str(home / "texts.json")]
-    run([*ITDA, "capture", *corpus, "--tokens", "30000", "--site", "resid_post.2", "--out", str(store)])
+    run([*ITDA, "capture", *corpus, "--tokens", "20000", "--site", "resid_post.2", "--out", str(store)])
     for folder, atoms in ((one, 300), (other, 200)):
         stored = Store(store).open()
         build_from_activations(stored, atoms=atoms, steps=4, progress=False).save_pretrained(folder)
@@ -93,16 +93,16 @@ def victims(home: Path) -> dict[str, Victim]:
     sites = ["--site", "resid_post.1", "--site", "resid_post.2"]
     capture = [*ITDA, "capture", *corpus, *sites, *often]
     building = [*ITDA, "build", *often]
-    found = {
-        "capture": Victim(lambda folder: [*capture, "--tokens", "30000", "--out", str(folder / "store")]),
+    return {
+        "capture": Victim(lambda folder: [*capture, "--tokens", "20000", "--out", str(folder / "store")]),
         "capture from disk": Victim(
             lambda folder: [*capture, "--tokens", "9000", "--device", "disk", "--out", str(folder / "store")]
         ),
         "build": Victim(
-            lambda folder: [*building, *corpus, "--tokens", "20000", "--atoms", "600", "--out", str(folder / "built")]
+            lambda folder: [*building, *corpus, "--tokens", "12000", "--atoms", "400", "--out", str(folder / "built")]
         ),
         "build from a store": Victim(
-            lambda folder: [*building, "--store", str(store), "--atoms", "900", "--out", str(folder / "built")]
+            lambda folder: [*building, "--store", str(store), "--atoms", "400", "--out", str(folder / "built")]
         ),
         "merge": Victim(
             lambda folder: [
@@ -116,7 +116,7 @@ def victims(home: Path) -> dict[str, Victim]:
                 str(store),
                 "--out",
                 str(folder / "merged"),
-            ]  # fmt: skip
+            ]
         ),
         "build on workers": Victim(
             lambda folder: [
@@ -132,13 +132,12 @@ def victims(home: Path) -> dict[str, Victim]:
                 "2",
                 "--out",
                 str(folder / "built"),
-            ]  # fmt: skip
+            ]
         ),
         "save": Victim(
             lambda folder: [sys.executable, "-c", SAVE, str(one), str(other), str(folder / "saved")], one_of_the_two
         ),
     }
-    return found
 
 
 def kill(victim: Victim, folder: Path, random_: random.Random, *, most: int = 3) -> int:
