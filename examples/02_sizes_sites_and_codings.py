@@ -9,16 +9,16 @@ for site in model.sites()[:7]:
     print(site.name, site.width)
 
 # One pass of the model builds a dictionary at each site.
-many = itda.build_many(model, train, sites=["resid_post.1", "mlp_out.3"], atoms=256, tokens=10_000)
+many = itda.build_many(model, train, sites=["resid_post.1", "mlp_out.3"], atoms=256, tokens=5_000)
 for site, dictionary in many.items():
     print(site, itda.evaluate(dictionary, model, held_out, tokens=2_000, baselines=False).fvu)
 
 # A threshold: every row of which more than a fifth is unexplained becomes an atom.
-grown = itda.build(model, train, site="resid_post.1", max_unexplained=0.2, tokens=10_000)
+grown = itda.build(model, train, site="resid_post.1", max_unexplained=0.2, tokens=5_000)
 print(f"A fifth unexplained at most takes {len(grown)} atoms.")
 
 # The rule of the paper, for comparison; the public code's threshold is 2 / width times this gap.
-paper = itda.build(model, train, site="resid_post.1", atoms=256, tokens=10_000, method="paper", max_cosine_gap=0.1)
+paper = itda.build(model, train, site="resid_post.1", atoms=256, tokens=5_000, method="paper", max_cosine_gap=0.1)
 
 # The same atoms with more steps, orthogonal pursuit, or coefficients fitted again.
 activations = itda.capture(model, held_out, site="resid_post.1", tokens=1_000)
