@@ -3,7 +3,8 @@
 python benchmarks/bench_fidelity.py [MODEL ...] [--seeds 3] [--only builders|autoencoders|table]
 
 "Paper" is paper mode with plain pursuit at whichever threshold is best for each score. Autoencoders are trained to
-convergence: the rate is the best of a sweep, the passes over the rows are doubled until that gains less than 1 %.
+convergence: the rate is the best of a sweep, the passes over the rows are doubled until that gains less than 2 %.
+Times are those of one thread, as the processor counts them: other work on the machine is not in them.
 What was measured is kept in benchmarks/results/cells, so a run that was stopped goes on.
 """
 
@@ -33,14 +34,15 @@ CASES = {
     "minilm": ("wikitext_1000.json", "wikitext2_valid.txt"),
 }
 LARGE = ("gpt2-wide", "minilm")
-"""Here autoencoders are trained with one seed only: they take hours."""
+"""Here autoencoders take hours: one seed, fewer passes, and what is not plain TopK at one number of steps only."""
 TOKENS, HELD_OUT_TOKENS = 100_000, 10_000
 ATOMS_A_DIMENSION = 8
 SHARES = (0.015, 0.03, 0.06, 0.12)
 """Steps in a dimension."""
 SWEPT_AT = 0.06
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-FIRST_PASSES, MOST_PASSES = 20, 640
+PASSES, PASSES_OF_LARGE = (20, 320), (10, 80)
+"""At first, and at most."""
 COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 METHODS = ("greedy", "budget", "mixture", "learned", "random", "kmeans", "token_means")
 AUTOENCODERS = ("topk", "batchtopk", "topk from data")
@@ -112,11 +114,11 @@ def builders(name: str, seed: int, cells: Cells) -> None:
             if cells.where(**facts, method=method):
                 continue
             _, rows = case.place, case.activations.rows  # captured before the clock starts
-            begin = time.perf_counter()
+            begin = time.process_time()
             dictionary = itda.build_from_activations(
                 case.activations, atoms=case.atoms, steps=facts["steps"], seed=seed, progress=False, **options
             )
-            made = {"atoms": len(dictionary), "seconds": round(time.perf_counter() - begin, 2), "rows": len(rows)}
+            made = {"atoms": len(dictionary), "seconds": round(time.process_time() - begin, 2), "rows": len(rows)}
             coding = "plain" if options["method"] == "paper" else "default"
             scores = case.place.scores(of_dictionary(dictionary))
             cells.add(**facts, method=method, coding=coding, **made, **scores)
@@ -135,7 +137,8 @@ def autoencoders(name: str, seed: int, cells: Cells, training: Cells) -> None:
     rate, passes = converged(case, training)
     for share in SHARES:
         facts = case.facts(case.steps(share))
-        for kind in AUTOENCODERS[: len(AUTOENCODERS) if seed == 0 else 1]:
+        everything = seed == 0 and (name not in LARGE or share == SWEPT_AT)
+        for kind in AUTOENCODERS if everything else AUTOENCODERS[:1]:
             if cells.where(**facts, method=kind):
                 continue
             trained = train(case, kind, facts["steps"], rate, passes)
@@ -148,7 +151,7 @@ def autoencoders(name: str, seed: int, cells: Cells, training: Cells) -> None:
 
 
 def converged(case: Case, training: Cells) -> tuple[float, int]:
-    """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 1 %."""
+    """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 2 %."""
     steps = Case(case.name, 0).steps(SWEPT_AT) if case.seed else case.steps(SWEPT_AT)
 
     def fvu(rate: float, passes: int) -> float:
@@ -162,13 +165,13 @@ def converged(case: Case, training: Cells) -> tuple[float, int]:
         print(f"{case.name}, rate {rate}, {passes} passes: {scores['fvu']:.4f}", flush=True)
         return scores["fvu"]
 
-    passes = FIRST_PASSES
+    passes, most = PASSES_OF_LARGE if case.name in LARGE else PASSES
     rate = min(RATES, key=lambda rate: fvu(rate, passes))
     # What is best for few passes is often too fast for many
     slower = RATES[max(0, RATES.index(rate) - 1)]
-    while passes < MOST_PASSES:
+    while passes < most:
         rate_next = min((rate, slower), key=lambda rate: fvu(rate, 2 * passes))
-        if fvu(rate_next, 2 * passes) > 0.99 * fvu(rate, passes):
+        if fvu(rate_next, 2 * passes) > 0.98 * fvu(rate, passes):
             break
         rate, passes = rate_next, 2 * passes
         slower = RATES[max(0, RATES.index(rate) - 1)]

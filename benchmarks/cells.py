@@ -9,11 +9,18 @@ Cell = dict[str, Any]
 
 
 class Cells:
-    """Single measurements in results/cells/NAME.json; remove the file, or cells in it, to measure anew."""
+    """Single measurements in results/cells/NAME.jsonl; remove the file, or lines of it, to measure anew.
+
+    Lines are appended, so processes that measure different things may share a file.
+    """
 
     def __init__(self, name: str) -> None:
-        self._file = RESULTS / "cells" / f"{name}.json"
-        self.all: list[Cell] = json.loads(self._file.read_text())["cells"] if self._file.exists() else []
+        self._file = RESULTS / "cells" / f"{name}.jsonl"
+
+    @property
+    def all(self) -> list[Cell]:
+        """All there are now."""
+        return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
 
     def where(self, **facts: Any) -> list[Cell]:
         """Those that have all these values."""
@@ -21,10 +28,7 @@ class Cells:
 
     def add(self, **cell: Any) -> Cell:
         """Keep one more."""
-        self.all.append(cell)
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._file.with_suffix(".part")
-        lines = ",\n".join(json.dumps(known) for known in self.all)
-        draft.write_text(f'{{"cells": [\n{lines}\n]}}\n')
-        draft.replace(self._file)
+        with self._file.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
         return cell

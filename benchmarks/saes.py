@@ -92,12 +92,13 @@ def train(
         device=device,
         dead_feature_window=max(50, 10 * len(rows) // BATCH),
     )
-    begin = time.perf_counter()
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    begin = clock()
     with redirect_stderr(io.StringIO()):
         SAETrainer(how, sae, batches(rows, seed)).fit()
     if device != "cpu":
         torch.cuda.synchronize()
-    return TrainedSae(inference(sae), time.perf_counter() - begin, passes, rate)
+    return TrainedSae(inference(sae), clock() - begin, passes, rate)
 
 
 def inference(sae: Any) -> Any:

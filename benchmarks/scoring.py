@@ -60,9 +60,9 @@ class HeldOut:
         rebuild(self.rows[0])  # what is prepared once is no part of the time
         error = l0 = loss = clean = predictions = seconds = 0.0
         for number, (inputs, rows, kept) in enumerate(zip(self.batches, self.rows, self.kept, strict=True)):
-            begin = time.perf_counter()
+            begin = time.process_time()
             rebuilt, used = rebuild(rows)
-            seconds += time.perf_counter() - begin
+            seconds += time.process_time() - begin
             error += float((rows - rebuilt)[kept].double().square().sum())
             l0 += float(used[kept].sum())
             if self.model.predicts:
