@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import saes
@@ -46,6 +47,7 @@ PASSES, PASSES_OF_LARGE = (20, 320), (10, 80)
 COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 METHODS = ("greedy", "budget", "mixture", "learned", "random", "kmeans", "token_means")
 AUTOENCODERS = ("topk", "batchtopk", "topk from data")
+TRAINED = Path(__file__).parent / "trained"
 SCORES = ("fvu", "residual_fvu", "delta_ce")
 
 
@@ -179,7 +181,17 @@ def converged(case: Case, training: Cells) -> tuple[float, int]:
 
 
 def train(case: Case, kind: str, steps: int, rate: float, passes: int) -> saes.TrainedSae:
-    """An autoencoder of a kind."""
+    """An autoencoder of a kind, from where it was kept when it was trained before."""
+    folder = TRAINED / f"{case.name.replace('/', '_')}-{kind.replace(' ', '_')}-{steps}-{rate}-{passes}-{case.seed}"
+    trained = saes.TrainedSae.kept(folder)
+    if trained is None:
+        trained = trained_anew(case, kind, steps, rate, passes)
+        trained.keep(folder)
+    return trained
+
+
+def trained_anew(case: Case, kind: str, steps: int, rate: float, passes: int) -> saes.TrainedSae:
+    """The same, trained."""
     rows = case.activations.rows
     start = None
     if kind == "topk from data":

@@ -1,11 +1,13 @@
 """Sparse autoencoders trained by sae-lens on rows that are already there, as a peer to measure against."""
 
 import io
+import json
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,6 +37,22 @@ class TrainedSae:
         decoder = self.sae.W_dec.detach()
         lengths = torch.linalg.vector_norm(decoder, dim=1)
         return decoder[lengths > 0] / lengths[lengths > 0, None], self.sae.b_dec.detach().clone()
+
+    def keep(self, folder: Path) -> None:
+        """Write it down."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.sae.save_model(folder)
+        facts = {"seconds": self.seconds, "passes": self.passes, "rate": self.rate}
+        (folder / "training.json").write_text(json.dumps(facts))
+
+    @classmethod
+    def kept(cls, folder: Path) -> Self | None:
+        """What `keep` wrote, or None."""
+        from sae_lens import SAE
+
+        if not (folder / "training.json").exists():
+            return None
+        return cls(SAE.load_from_disk(folder).eval(), **json.loads((folder / "training.json").read_text()))
 
 
 def train(

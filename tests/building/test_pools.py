@@ -12,6 +12,7 @@ from itda.building.resembling import Likeness
 from itda.building.reservoir import Reservoir
 from itda.data.sources import Sources
 from itda.errors import ActivationError, FormatError, OptionError
+from itda.progress import Bar
 from itda.pursuit import pursue
 from support import tiny
 from support.signals import coherent
@@ -298,3 +299,22 @@ def test_what_is_shown_of_a_learned_atom_is_an_example(model, named):
     assert "e.g." in str(explanation)
     assert not explanation.to_json()["tokens"][1]["pieces"][0]["named"]
     assert explain(real, model, "a king").to_json()["tokens"][1]["pieces"][0]["named"]
+
+
+@pytest.mark.parametrize("method", ["budget", "mixture", "learned"])
+def test_progress_says_how_far_the_choice_of_atoms_is(rows, method):
+    class Told(Bar):
+        done, lines = 0.0, {}
+
+        def __call__(self, done):
+            Told.done += done
+
+        def then(self, what, total):
+            Told.lines[what] = total
+            return self
+
+    builder = BuildRequest(atoms=100, steps=4, method=method).builder(32, len(rows))
+    builder.update(rows, Sources.of_rows(len(rows)))
+    builder.finish(bar=Told())
+    assert list(Told.lines) == ["choose atoms"]
+    assert 0.8 < Told.done / Told.lines["choose atoms"] < 1.3

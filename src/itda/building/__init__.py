@@ -96,8 +96,8 @@ def build_many(
     """
     request, capture_options = split_options({**options, "seed": seed})
     run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, **capture_options))
-    with progress_bars.bar("build", run.total, show=progress) as advance:
-        built = built_from_model(run, request, checkpoint=checkpoint, every=every, advance=advance)
+    with progress_bars.bar("build", run.total, show=progress) as bar:
+        built = built_from_model(run, request, checkpoint=checkpoint, every=every, bar=bar)
     return {name: dictionary for name, (dictionary, _) in built.items()}
 
 
@@ -117,8 +117,8 @@ def build_from_activations(
     """
     request = checked(BuildRequest, options)
     given = _in_blocks(rows)
-    with progress_bars.bar("build", len(given), show=progress) as advance:
-        return built_from_rows(given, request, checkpoint=checkpoint, every=every, advance=advance).dictionary
+    with progress_bars.bar("build", len(given), show=progress) as bar:
+        return built_from_rows(given, request, checkpoint=checkpoint, every=every, bar=bar).dictionary
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[BuildRequest, dict[str, Any]]:

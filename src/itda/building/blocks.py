@@ -9,6 +9,7 @@ from itda.building.builder import Atoms, Builder, State, named, part, unit_and_n
 from itda.building.options import BlockOptions
 from itda.building.reservoir import Reservoir
 from itda.data.sources import Sources
+from itda.progress import SILENT, Bar
 from itda.pursuit import Block, Coding, Prepared
 
 _AT_ONCE = 1024  # rows whose correlations with the atoms are computed together, at most
@@ -69,7 +70,7 @@ class BlockBuilder(Builder):
         self._waiting_sources = Sources.concatenate([self._waiting_sources, sources])
         self._work(last=False)
 
-    def _found(self) -> Atoms:
+    def _found(self, bar: Bar = SILENT) -> Atoms:
         self.rows_in_all = self.rows_seen + len(self._waiting_rows)
         self._work(last=True)
         assert self._mean is not None

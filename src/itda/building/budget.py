@@ -9,7 +9,7 @@ from itda.building.builder import Atoms
 from itda.building.learning import learn
 from itda.building.options import BudgetOptions
 from itda.building.pools import Encoder, Pool, PoolBuilder, activations_of
-from itda.building.proposing import propose, propose_rows
+from itda.building.proposing import propose, propose_rows, rows_looked_at
 from itda.building.resembling import Likeness
 from itda.building.starting import filled, novel
 
@@ -36,6 +36,9 @@ class BudgetBuilder(PoolBuilder):
         for _ in range(self.options.rounds):
             chosen = exchange(chosen, size, pool, self.encoder, generator)
         return activations_of(pool, filled(chosen, size, len(pool.rows)))
+
+    def _to_encode(self, rows: int) -> int:
+        return self.options.passes * rows + 3 * self.options.rounds * min(rows, rows_looked_at(self.wanted))
 
 
 def real_for(atoms: Tensor, pool: Pool, encode: Encoder) -> Tensor:

@@ -20,6 +20,7 @@ from itda.data.provenance import Provenance
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeansAccumulator
 from itda.errors import ActivationError, OptionError, ShapeError
+from itda.progress import SILENT, Bar
 from itda.pursuit import Coding, Prepared, pursue
 from itda.shapes import as_matrix
 
@@ -73,7 +74,7 @@ class Builder(ABC):
         """Take rows float32 (n, D), on the CPU."""
 
     @abstractmethod
-    def _found(self) -> Atoms:
+    def _found(self, bar: Bar = SILENT) -> Atoms:
         """The atoms, once all rows were taken."""
 
     @property
@@ -98,12 +99,14 @@ class Builder(ABC):
             raise ShapeError(f"Every row needs its source. Got {len(matrix)} rows and {len(sources)} sources.")
         self._take(matrix.cpu(), sources)
 
-    def finish(self, *, provenance: Provenance | None = None, documents: Collection[str] = ()) -> Dictionary:
-        """Look at what is left and make the dictionary.
+    def finish(
+        self, *, provenance: Provenance | None = None, documents: Collection[str] = (), bar: Bar = SILENT
+    ) -> Dictionary:
+        """Look at what is left and make the dictionary; a line of progress below `bar` if that takes long.
 
         Raises: ActivationError if there are too few atoms for the pursuit steps.
         """
-        found = self._found()
+        found = self._found(bar)
         size = len(found.prepared)
         if size < self.coding.steps:
             raise ActivationError(

@@ -22,3 +22,6 @@ class LearnedBuilder(PoolBuilder):
         start = pool.units(novel(pool, size, self.encoder))
         atoms = learn(pool.rows, start, self.encoder, self.options.passes, generator)
         return learned_of(pool, atoms, examples_of(atoms, pool))
+
+    def _to_encode(self, rows: int) -> int:
+        return self.options.passes * rows

@@ -43,3 +43,6 @@ class MixtureBuilder(PoolBuilder):
                 follow = mix.choose if number % -(-len(blocks) // _CHOICES) == 0 else mix.weigh
                 follow(pull.targets(atoms))
         return mixtures_of(pool, mix.weights, mix.rows)
+
+    def _to_encode(self, rows: int) -> int:
+        return self.options.passes * rows

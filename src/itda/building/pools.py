@@ -14,6 +14,7 @@ from itda.building.reservoir import Reservoir
 from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.errors import ActivationError
+from itda.progress import SILENT, Advance, Bar
 from itda.pursuit import Codes, Coding, prepare, pursue
 
 _TOGETHER = 4096  # rows that are looked at together
@@ -41,9 +42,12 @@ class Encoder(NamedTuple):
     coding: Coding
     backend: str
     memory: int | str | None
+    advance: Advance = SILENT
+    """Told how many rows were encoded."""
 
     def __call__(self, rows: Tensor, atoms: Tensor) -> Codes:
         """Codes of rows (n, D) on unit atoms (A, D)."""
+        self.advance(len(rows))
         return pursue(rows, prepare(atoms, memory=self.memory), self.coding, backend=self.backend)
 
 
@@ -63,15 +67,16 @@ class PoolBuilder(Builder):
     ) -> None:
         super().__init__(width, coding, options, backend=backend, memory=memory)
         self._reservoir = Reservoir(width, options.rows_kept)
+        self.encoder = Encoder(coding, backend, memory)
+        """How rows are encoded while building."""
 
     @abstractmethod
     def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
         """The atoms that a pool makes, at least as many rows as atoms."""
 
-    @property
-    def encoder(self) -> Encoder:
-        """How rows are encoded while building."""
-        return Encoder(self.coding, self.backend, self.memory)
+    def _to_encode(self, rows: int) -> int:
+        """About how many rows of a pool of so many `_atoms` encodes, counting each time; 0 where that is quick."""
+        return 0
 
     @property
     def sample(self) -> Tensor:
@@ -84,13 +89,16 @@ class PoolBuilder(Builder):
         self._reservoir.update(rows, sources)
         self._count(rows, sources)
 
-    def _found(self) -> Atoms:
+    def _found(self, bar: Bar = SILENT) -> Atoms:
         pool = self._pool()
         if len(pool.rows) < self.coding.steps:
             raise ActivationError(
                 f"The {self.rows_seen:,} rows have only {len(pool.rows)} different ones, fewer than the "
                 f"{self.coding.steps} steps. Give more varied rows, or lower steps."
             )
+        to_encode = self._to_encode(len(pool.rows))
+        if to_encode:
+            self.encoder = self.encoder._replace(advance=bar.then("choose atoms", to_encode))
         return self._atoms(pool, torch.Generator().manual_seed(self.options.seed))
 
     def _pool(self) -> Pool:

@@ -13,8 +13,13 @@ _AT_ONCE = 2048  # rows that are compared with all candidates together
 
 def propose_rows(count: int, atoms: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Which of `count` rows to look at, and which to take as candidates, for so many atoms: each drawn at random."""
-    looked_at = torch.randperm(count, generator=generator)[: max(_LEAST_ROWS, _ROWS_AN_ATOM * atoms)]
+    looked_at = torch.randperm(count, generator=generator)[: rows_looked_at(atoms)]
     return looked_at, torch.randperm(count, generator=generator)[: max(_LEAST_CANDIDATES, atoms)]
+
+
+def rows_looked_at(atoms: int) -> int:
+    """How many rows say what so many atoms lack."""
+    return max(_LEAST_ROWS, _ROWS_AN_ATOM * atoms)
 
 
 def propose(rows: Tensor, atoms: Tensor, candidates: Tensor, encode: Encoder, count: int) -> Tensor:

@@ -11,7 +11,7 @@ from itda.capturing import Capture, Position
 from itda.data.activations import Activations, BareRows
 from itda.data.dictionary import Dictionary
 from itda.data.entries import RowsOnDisk
-from itda.progress import Advance
+from itda.progress import Bar
 
 _ROWS_AT_ONCE = 4096
 
@@ -25,7 +25,7 @@ class Built(NamedTuple):
 
 
 def built_from_model(
-    run: Capture, request: BuildRequest, *, checkpoint: str | Path | None, every: float, advance: Advance
+    run: Capture, request: BuildRequest, *, checkpoint: str | Path | None, every: float, bar: Bar
 ) -> dict[str, Built]:
     """A dictionary at each site of a capture.
 
@@ -33,7 +33,7 @@ def built_from_model(
         run: the capture.
         request: how each is built.
         checkpoint, every: as for `build`.
-        advance: told how many rows there are more.
+        bar: told how many rows there are more, and what comes after them.
     Raises: as `build`.
     """
     names = [site.name for site in run.sites]
@@ -42,19 +42,21 @@ def built_from_model(
         builders = resuming.restored(kept, request, run.total)
         run.positions |= {name: Position.from_dict(after) for name, (_, after) in builders.items()}
         going = {name: builder for name, (builder, _) in builders.items()}
-        advance(sum(position.counts["rows"] for position in run.positions.values()) / len(names))
+        bar(sum(position.counts["rows"] for position in run.positions.values()) / len(names))
         run.scratch = kept.folder / "hidden" if kept else None
         for blocks in run:
             for name, (rows, sources) in blocks.items():
                 if name not in going:
                     going[name] = request.builder(rows.shape[1], run.total)
                 going[name].update(rows, sources)
-                advance(len(rows) / len(names))
+                bar(len(rows) / len(names))
             save = resuming.step if blocks else resuming.save
             save(kept, going, {name: run.positions[name].to_dict() for name in going})
         resuming.save(kept, going, {name: run.positions[name].to_dict() for name in going})
         return {
-            name: Built(builder.finish(provenance=run.provenance(name), documents=run.documents), builder.sample)
+            name: Built(
+                builder.finish(provenance=run.provenance(name), documents=run.documents, bar=bar), builder.sample
+            )
             for name, builder in going.items()
         }
 
@@ -65,7 +67,7 @@ def built_from_rows(
     *,
     checkpoint: str | Path | None,
     every: float,
-    advance: Advance,
+    bar: Bar,
 ) -> Built:
     """A dictionary from rows that are already there, in their order; as `built_from_model`."""
     facts = {"build": request.facts(), "rows": given.fingerprint}
@@ -74,12 +76,12 @@ def built_from_rows(
         builder, done = builders.get("", (None, {"rows": 0}))
         builder = builder or request.builder(given.width, len(given))
         first = done["rows"]
-        advance(first)
+        bar(first)
         for block in given.blocks(_ROWS_AT_ONCE, first=first):
             builder.update(block.rows, block.sources)
             first += len(block.rows)
-            advance(len(block.rows))
+            bar(len(block.rows))
             resuming.step(kept, {"": builder}, {"": {"rows": first}})
         resuming.save(kept, {"": builder}, {"": {"rows": first}})
-        dictionary = builder.finish(provenance=given.provenance, documents=given.documents)
+        dictionary = builder.finish(provenance=given.provenance, documents=given.documents, bar=bar)
         return Built(dictionary, builder.sample)

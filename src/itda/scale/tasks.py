@@ -20,6 +20,7 @@ from itda.evaluation import tally_windows
 from itda.explaining import place_of
 from itda.models import fingerprints
 from itda.models.loading import Model, checked_model, load_model, locate
+from itda.progress import SILENT
 from itda.pursuit import Coding
 from itda.scale import results
 from itda.scale.options import ScaleOptions
@@ -163,9 +164,7 @@ class BuildPart(OfSites):
         model = self.model.open()
         options = replace(self.capture, tokens=self.tokens[number])
         run = Capture(model, self.parts[number], self.names(model), options)
-        built = built_from_model(
-            run, self.request, checkpoint=place / results.CHECKPOINT, every=self.every, advance=lambda _: None
-        )
+        built = built_from_model(run, self.request, checkpoint=place / results.CHECKPOINT, every=self.every, bar=SILENT)
         for site, (dictionary, sample) in built.items():
             _save(place, site, dictionary, sample)
         results.finish(place, {"sites": list(built)})
@@ -185,7 +184,7 @@ class BuildStoredPart:
         place = results.place_to_write(self.folder, number)
         stored = StoredActivations(self.entries[number]).whole()
         dictionary, sample = built_from_rows(
-            stored, self.request, checkpoint=place / results.CHECKPOINT, every=self.every, advance=lambda _: None
+            stored, self.request, checkpoint=place / results.CHECKPOINT, every=self.every, bar=SILENT
         )
         _save(place, stored.site, dictionary, sample)
         results.finish(place, {"sites": [stored.site]})
