@@ -23,7 +23,7 @@ from itda.capturing import Capture, CaptureOptions
 from itda.planning import plan, this_machine
 from itda.planning.costs import build_terms
 
-GRID = tuple(product((128, 512, 1024), (512, 2048), (20_000, 80_000), (8, 32)))
+GRID = tuple(product((128, 512), (512, 2048), (20_000, 60_000), (8, 32)))
 TEXT = DATA / "text" / "tinystories_1000.json"
 RUNS: tuple[dict[str, Any], ...] = (
     {"model": "seeds/gpt2-s21", "tokens": 50_000, "atoms": 512},

@@ -48,6 +48,7 @@ from itda.pursuit.numba_solvers import (
     extend_factor,
     gradient_step,
     least_squares,
+    nonnegative_from,
     nonnegative_least_squares,
     solve,
     take_in,
@@ -75,19 +76,26 @@ def _fit(
     used: int,
     products: Doubles,
     target: Doubles,
+    order: Integers,
+    free: int,
     factor: Doubles,
+    forward: Doubles,
     solution: Doubles,
-) -> bool:
-    """New coefficients of all atoms once that at `place` is chosen; False if it adds nothing that can be told."""
+) -> int:
+    """New coefficients of all atoms once that at `place` is chosen; -1 if it adds nothing that can be told.
+
+    Otherwise how many atoms the factor holds, `free` before.
+    """
     if method == _GRADIENT:
         gradient_step(products, target, used, nonnegative, solution)
-    elif nonnegative:
-        nonnegative_least_squares(products, target, used, solution)
-    else:
-        if not fresh or extend_factor(factor, products, place, 0.0) <= limits.DEPENDENT:
-            return False
-        solve(factor, target, used, solution)
-    return True
+        return free
+    if nonnegative:
+        return nonnegative_least_squares(products, target, used, order, free, factor, forward, solution)
+    order[place] = place
+    if not fresh or extend_factor(factor, products, order, place, 0.0, target, forward) <= limits.DEPENDENT:
+        return -1
+    solve(factor, forward, used, solution)
+    return used
 
 
 @numba.njit(fastmath=FAST)
@@ -200,6 +208,7 @@ def _pursue(
     residual = np.empty(rows.shape[1], np.float32)
     products = np.empty((steps, steps)) if fitted else np.empty((1, 1))
     factor = np.empty((steps, steps)) if fitted else np.empty((1, 1))
+    forward, order = np.empty(steps), np.empty(steps, np.int32)
     target = np.empty(steps)
     solution, applied = np.empty(steps), np.empty(steps)
     four, changes = np.empty(4, np.int32), np.empty(4, np.float32)
@@ -213,7 +222,7 @@ def _pursue(
         solution[:] = 0.0
         applied[:] = 0.0
         residual[:] = row
-        used, drift = 0, np.float32(0)
+        used, free, drift = 0, 0, np.float32(0)
         for step in range(steps):
             # Where all coefficients change at every step, the residual is made anew, and only if something reads it
             stale = method != _MATCHING and used > 0
@@ -264,7 +273,10 @@ def _pursue(
                     drift += abs(value) * _ROUNDING
                     subtract(correlations, gram[atom], value * _SCALE, mask, tops, far)
                 continue
-            if not _fit(method, nonnegative, place, fresh, used, products, target, factor, solution):
+            free = _fit(
+                method, nonnegative, place, fresh, used, products, target, order, free, factor, forward, solution
+            )
+            if free < 0:
                 used -= fresh
                 break
             if step + 1 < steps:
@@ -272,9 +284,9 @@ def _pursue(
                 drift = max(drift, rounded)
         if refit and method != _ORTHOGONAL:
             if nonnegative:
-                nonnegative_least_squares(products, target, used, solution)
+                nonnegative_from(products, target, used, order, factor, forward, solution)
             else:
-                least_squares(products, target, used, factor, solution)
+                least_squares(products, target, used, order, factor, forward, solution)
         if nonnegative:
             used = _keep_positive(places, solution, used)
         if fitted:

@@ -1,17 +1,15 @@
 """Coefficients of one code on the atoms it has chosen so far, compiled: small dense problems in float64.
 
 `products` (K, K) are the inner products of the chosen atoms and `target` (K) theirs with the row; only
-the first `used` of each count.
+the first `used` of each count. `factor` is the Cholesky factor of the products of some of them, in an
+`order` in which they came, and `forward` the half of the solution that grows with it.
 """
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
 
 from itda.pursuit import limits
-from itda.pursuit.numba_loops import Doubles, Floats, Integers, dot64
-
-Flags = NDArray[np.bool_]
+from itda.pursuit.numba_loops import FAST, Doubles, Floats, Integers, dot64
 
 
 @numba.njit
@@ -25,102 +23,156 @@ def take_in(products: Doubles, target: Doubles, place: int, chosen: Integers, at
         products[other, place] = value
 
 
-@numba.njit
-def extend_factor(factor: Doubles, products: Doubles, place: int, ridge: float) -> float:
-    """Row `place` of the Cholesky factor; returns its squared pivot, the part that is new in this atom."""
-    pivot = products[place, place] + ridge
+@numba.njit(fastmath=FAST)
+def extend_factor(
+    factor: Doubles, products: Doubles, order: Integers, place: int, ridge: float, target: Doubles, forward: Doubles
+) -> float:
+    """Row `place` of the Cholesky factor, and of the solution of factor forward = target, in an order of the atoms.
+
+    Returns the squared pivot, the part that is new in this atom.
+    """
+    atom = order[place]
+    pivot, ahead = products[atom, atom] + ridge, target[atom]
+    row = factor[place]
     for column in range(place):
-        value = products[place, column]
+        value, above = products[atom, order[column]], factor[column]
         for inner in range(column):
-            value -= factor[place, inner] * factor[column, inner]
-        factor[place, column] = value / factor[column, column]
-        pivot -= factor[place, column] ** 2
-    factor[place, place] = np.sqrt(max(pivot, limits.RIDGE))
+            value -= row[inner] * above[inner]
+        value /= above[column]
+        row[column] = value
+        pivot -= value * value
+        ahead -= value * forward[column]
+    row[place] = np.sqrt(max(pivot, limits.RIDGE))
+    forward[place] = ahead / row[place]
     return pivot
 
 
-@numba.njit
-def solve(factor: Doubles, target: Doubles, used: int, solution: Doubles) -> None:
-    """The solution of factor factor^T solution = target."""
-    for row in range(used):
-        value = target[row]
-        for column in range(row):
-            value -= factor[row, column] * solution[column]
-        solution[row] = value / factor[row, row]
-    for row in range(used - 1, -1, -1):
-        value = solution[row]
-        for column in range(row + 1, used):
-            value -= factor[column, row] * solution[column]
-        solution[row] = value / factor[row, row]
+@numba.njit(fastmath=FAST)
+def solve(factor: Doubles, forward: Doubles, used: int, found: Doubles) -> None:
+    """The solution of factor^T found = forward."""
+    found[:used] = forward[:used]
+    for place in range(used - 1, -1, -1):
+        row = factor[place]
+        value = found[place] / row[place]
+        found[place] = value
+        for other in range(place):
+            found[other] -= value * row[other]
 
 
 @numba.njit
-def least_squares(products: Doubles, target: Doubles, used: int, factor: Doubles, solution: Doubles) -> None:
+def least_squares(
+    products: Doubles,
+    target: Doubles,
+    used: int,
+    order: Integers,
+    factor: Doubles,
+    forward: Doubles,
+    solution: Doubles,
+) -> None:
     """The coefficients that leave the least."""
     for place in range(used):
-        extend_factor(factor, products, place, limits.RIDGE)
-    solve(factor, target, used, solution)
+        order[place] = place
+        extend_factor(factor, products, order, place, limits.RIDGE, target, forward)
+    solve(factor, forward, used, solution)
 
 
 @numba.njit
-def nonnegative_least_squares(products: Doubles, target: Doubles, used: int, solution: Doubles) -> None:
+def nonnegative_least_squares(
+    products: Doubles,
+    target: Doubles,
+    used: int,
+    order: Integers,
+    count: int,
+    factor: Doubles,
+    forward: Doubles,
+    solution: Doubles,
+) -> int:
     """The coefficients of at least 0 that leave the least, found from `solution` on.
+
+    `order` lists the `count` places that are above zero, whose factor is kept from step to step; `solution` is the best
+    for them. Returns how many there are then.
 
     Source: Lawson & Hanson 1974, chapter 23, on the normal equations.
     """
-    free = np.zeros(used, np.bool_)
-    for place in range(used):
-        free[place] = solution[place] > 0
-    part, factor = np.empty((used, used)), np.empty((used, used))
-    wanted, found = np.empty(used), np.empty(used)
+    found = np.empty(used)
     for _ in range(3 * used):
-        while _solve_free(products, target, free, part, factor, wanted, found, solution):
-            pass
         freed, steepest = -1, limits.OPTIMAL
         for place in range(used):
+            if solution[place] > 0:
+                continue
             gradient = target[place]
-            for other in range(used):
-                gradient -= products[place, other] * solution[other]
-            if not free[place] and gradient > steepest:
+            for other in range(count):
+                gradient -= products[place, order[other]] * solution[order[other]]
+            if gradient > steepest:
                 freed, steepest = place, gradient
         if freed < 0:
             break
-        free[freed] = True
+        order[count] = freed
+        extend_factor(factor, products, order, count, limits.RIDGE, target, forward)
+        count = go_to_best(products, target, order, count + 1, factor, forward, found, solution)
+    return count
 
 
 @numba.njit
-def _solve_free(
+def go_to_best(
     products: Doubles,
     target: Doubles,
-    free: Flags,
-    part: Doubles,
+    order: Integers,
+    count: int,
     factor: Doubles,
-    wanted: Doubles,
+    forward: Doubles,
     found: Doubles,
     solution: Doubles,
-) -> bool:
-    """Go towards the least-squares solution on the free places; True if one hit zero and the rest must go on."""
-    places = np.nonzero(free)[0]
-    count = len(places)
-    for i in range(count):
-        wanted[i] = target[places[i]]
-        for j in range(count):
-            part[i, j] = products[places[i], places[j]]
-    least_squares(part, wanted, count, factor, found)
-    share, blocked = 1.0, -1
-    for i in range(count):
-        if found[i] <= 0:
-            here = solution[places[i]]
-            reach = here / (here - found[i]) if here > 0 else 0.0
-            if reach < share:
-                share, blocked = reach, i
-    for i in range(count):
-        place = places[i]
-        solution[place] += share * (found[i] - solution[place])
-        if blocked >= 0 and (i == blocked or solution[place] <= limits.FEASIBLE):
-            solution[place] = 0.0
-            free[place] = False
-    return blocked >= 0
+) -> int:
+    """Go towards the least-squares solution on the free places, whose factor is there; what hits zero is let go.
+
+    Returns how many are left.
+    """
+    while True:
+        solve(factor, forward, count, found)
+        share, blocked = 1.0, -1
+        for i in range(count):
+            if found[i] <= 0:
+                here = solution[order[i]]
+                reach = here / (here - found[i]) if here > 0 else 0.0
+                if reach < share:
+                    share, blocked = reach, i
+        kept, first = 0, count
+        for i in range(count):
+            place = order[i]
+            solution[place] += share * (found[i] - solution[place])
+            if blocked >= 0 and (i == blocked or solution[place] <= limits.FEASIBLE):
+                solution[place] = 0.0
+                first = min(first, kept)
+            else:
+                order[kept] = place
+                kept += 1
+        count = kept
+        if blocked < 0:
+            return count
+        for place in range(first, count):  # rows before the first that was let go are as they were
+            extend_factor(factor, products, order, place, limits.RIDGE, target, forward)
+
+
+@numba.njit
+def nonnegative_from(
+    products: Doubles,
+    target: Doubles,
+    used: int,
+    order: Integers,
+    factor: Doubles,
+    forward: Doubles,
+    solution: Doubles,
+) -> None:
+    """`nonnegative_least_squares` from any coefficients of at least 0, which need not be the best for their atoms."""
+    count = 0
+    for place in range(used):
+        if solution[place] > 0:
+            order[count] = place
+            extend_factor(factor, products, order, count, limits.RIDGE, target, forward)
+            count += 1
+    count = go_to_best(products, target, order, count, factor, forward, np.empty(used), solution)
+    nonnegative_least_squares(products, target, used, order, count, factor, forward, solution)
 
 
 @numba.njit
