@@ -44,7 +44,7 @@ RUNS: tuple[dict[str, Any], ...] = (
 def fit() -> None:
     """Find the constants of a build, from rows of several widths, numbers of atoms and steps."""
     machine = this_machine()
-    names = ("number", "call", "step", "solve", "move", "atom", "product")
+    names = ("number", "call", "step", "change", "solve", "move", "product")
     rows_of, measured = [], []
     itda.build_from_activations(torch.randn(5000, 64), atoms=100, progress=False)  # what is compiled at first
     for width, atoms, rows, steps in GRID:

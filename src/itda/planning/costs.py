@@ -21,27 +21,27 @@ _LOOKED_AT, _CANDIDATES = 16_384, 8192  # at least, in an exchange
 class Constants:
     """Seconds of one of each."""
 
-    token: float = 3e-6
+    token: float = 2.5e-6
     """Read and cut into tokens, and the same again for one that gives a row: its source is written down."""
     byte: float = 5e-9
     """Of a text that is looked through for documents of a part."""
-    number: float = 1.35e-8
+    number: float = 3e-8
     """Of an activation, on its way through a builder."""
-    call: float = 6.4e-4
+    call: float = 1.25e-3
     """A look at one block of rows, for one atom."""
-    step: float = 1.6e-10
+    step: float = 3.1e-10
     """One pursuit step of one row, for each atom there is; one thread."""
-    solve: float = 1e-9
+    change: float = 2.6e-11
+    """The same for each step before it, since least squares changes its coefficient too; one thread."""
+    solve: float = 7.4e-10
     """Least squares of one row's coefficients, for each pair of its steps and each step; one thread."""
-    move: float = 1e-9
-    """Of an activation of the pool, for each time and step in which it moves an atom or is looked at."""
-    atom: float = 2.9e-10
-    """Inner products of a new atom, for each number of each atom there is."""
-    product: float = 1.29
+    move: float = 3.4e-9
+    """Of an activation of the pool, for each time and step in which it moves an atom."""
+    product: float = 1.41
     """Each second that the largest products would take, in the sizes that occur."""
     start: float = 5.0
     """A process that loads its libraries and kernels."""
-    workers: float = 12.0
+    workers: float = 14.0
     """Ray, and the same once more in every worker, all at once."""
     disk: float = 1.0
     """To look through the weights of a model on disk."""
@@ -102,7 +102,6 @@ def _start_terms(rows: int, width: int, atoms: int, steps: int, machine: Machine
     return {
         "call": looked_at,
         "step": looked_at * _BLOCK * steps * mean,
-        "atom": atoms * mean * width,
         "product": 2 * width * mean * multiplied / machine.product,
     }
 
@@ -111,6 +110,7 @@ def pursuit_terms(rows: int, width: int, atoms: int, steps: int, machine: Machin
     """The same for codes of many rows at once."""
     return {
         "step": rows * steps * atoms / machine.threads,
+        "change": rows * steps**2 * atoms / machine.threads,
         "solve": rows * steps**3 / machine.threads,
         "product": (2 * rows * width * atoms + 2 * atoms * atoms * width) / machine.product,
     }

@@ -22,7 +22,7 @@ from itda.planning.models import ModelSize
 from itda.pursuit import default_steps
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
-_LIBRARIES = 0.41e9  # of a process that has its libraries and kernels, and has done nothing else yet
+_LIBRARIES = 0.48e9  # of a process that has its libraries and kernels, and has done nothing else yet
 _SOURCE_BYTES = 54  # of a row in a store: where it comes from, and its share of the text
 _ATOM_BYTES = 60  # of an atom in a dictionary: where it comes from; besides the text of the window it was read in
 _WINDOW_BYTES = 3.2  # of a token of such a text
@@ -179,9 +179,10 @@ def plan(
     kept = 4 if where.measured else _BYTES.get(of.dtype, 2)
     if of.parameters * kept > where.memory and not from_disk:
         notes.append(f"the weights do not fit into {size(where.memory)}: run it from disk, or on more GPUs")
+    rounded = "bfloat16" in (store, None if where.measured else of.dtype)
     run = _Run(
-        of, where, tokens / shards, text / shards, atoms, steps, layer + 1, window, document_tokens, kept, shards,
-        workers,
+        of, where, tokens / shards, text / shards, atoms, steps, layer + 1, window, document_tokens, kept,
+        2 if rounded else 4, shards, workers,
     )  # fmt: skip
     together = workers * sum(run.memory(from_disk=from_disk).values())
     if where.measured and together > where.memory:
@@ -220,12 +221,18 @@ class _Run:
     window: int
     document: float
     weight_bytes: int
+    row_bytes: int
+    """Of an activation that is kept to build from."""
     shards: int
     workers: int
 
     @property
     def _part_atoms(self) -> int:
         return self.atoms if self.shards == 1 else max(self.steps, math.ceil(_OVERSAMPLED * self.atoms / self.shards))
+
+    @property
+    def _pool(self) -> float:
+        return costs.pool_rows(self.rows, self._part_atoms)
 
     @property
     def _passes(self) -> float:
@@ -289,7 +296,8 @@ class _Run:
             "passes": 12 * CANONICAL_BATCH * self.window * model.width * 4,
             "dictionary": atoms * (4 * model.width + 2 * atoms + _ATOM_BYTES + 4 * _TOGETHER),
             "token means": tokens * model.width * 8,
-            "rows": (2 * _SAMPLE + 12 * _TOGETHER) * model.width * 4,
+            # Kept as the model gave them, and once more to work on
+            "rows": (self._pool * (self.row_bytes + 4) + 12 * _TOGETHER * 4) * model.width,
             # A gap for every atom that is kept, as large as a block of rows, until they are given back
             "gaps": min(1.0, _BETWEEN / self.rows) * atoms * _TOGETHER * model.width * 4 * _GAP,
         }
@@ -315,8 +323,8 @@ class _Run:
         """Bytes that are written."""
         width, rows = self.model.width, self.rows * self.shards
         found = {"dictionary": self._dictionary_bytes(self.atoms, rows)}
-        state = self._part_atoms * (4 * width + _ATOM_BYTES) + min(self.model.vocabulary, self.rows) * width * 8
-        found["checkpoints, until it ends"] = self.workers * (state + _SAMPLE * width * 4)
+        kept = self._pool * (width * self.row_bytes + _SOURCE_BYTES)
+        found["checkpoints, until it ends"] = self.workers * (kept + min(self.model.vocabulary, self.rows) * width * 8)
         if self.shards > 1:
             sample = min(self.rows, _SAMPLE) * width * 4
             part = self._dictionary_bytes(self._part_atoms, self.rows) + sample
