@@ -48,6 +48,7 @@ COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 METHODS = ("greedy", "budget", "mixture", "learned", "random", "kmeans", "token_means")
 AUTOENCODERS = ("topk", "batchtopk", "topk from data")
 TRAINED = Path(__file__).parent / "trained"
+ORDER = ("paper", *METHODS, *AUTOENCODERS, "pursuit on topk")
 SCORES = ("fvu", "residual_fvu", "delta_ce")
 
 
@@ -101,8 +102,9 @@ def main() -> None:
             for name in asked.models:
                 if not (seed and name in LARGE):
                     autoencoders(name, seed, cells, training)
-    draw(cells.all)
-    report("fidelity", summary(cells.all), tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS, threads=1)
+    known = finished(cells.all)
+    draw(known)
+    report("fidelity", summary(known), tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS, threads=1)
     if training.all:
         report("autoencoder_training", training.all, swept_at=SWEPT_AT)
 
@@ -224,31 +226,57 @@ def corpus(name: str) -> itda.Corpus:
     return itda.Corpus.from_texts(list(dict.fromkeys(texts)))
 
 
-def summary(cells: list[Cell]) -> list[Cell]:
-    """A row for each model, number of steps, method and coding: medians over seeds, and as shares of paper's best."""
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
+def finished(cells: list[Cell]) -> list[Cell]:
+    """Those of a model, seed and number of steps of which all dictionaries were measured."""
+    wanted = {method for method, _ in dictionaries()}
+    there: dict[tuple[Any, ...], set[str]] = {}
     for cell in cells:
-        groups.setdefault((cell["model"], cell["steps"], cell["method"], cell["coding"]), []).append(cell)
-    order = [*METHODS, *AUTOENCODERS, "pursuit on topk"]
+        there.setdefault((cell["model"], cell["seed"], cell["steps"]), set()).add(cell["method"])
+    return [cell for cell in cells if wanted <= there[cell["model"], cell["seed"], cell["steps"]]]
+
+
+def summary(cells: list[Cell]) -> list[Cell]:
+    """A row for each model, number of steps and method: medians over seeds, and as shares of paper's best.
+
+    The residual FVU has the FVU's ratios: both are the same error, as shares of two fixed sums.
+    """
+    groups: dict[tuple[str, int, str], list[Cell]] = {}
+    for cell in [*paper_cells(cells), *cells]:
+        if cell["method"] in ORDER:
+            groups.setdefault((cell["model"], cell["steps"], cell["method"]), []).append(cell)
     rows = []
-    for (model, steps, method, coding), group in sorted(
-        groups.items(), key=lambda item: (list(CASES).index(item[0][0]), item[0][1], item[0][3])
+    for (model, steps, method), group in sorted(
+        groups.items(), key=lambda item: (list(CASES).index(item[0][0]), item[0][1], ORDER.index(item[0][2]))
     ):
-        if method not in order:
-            continue
-        row: Cell = {"model": model, "steps": steps, "K/D": group[0]["share"], "method": method, "coding": coding}
-        for score in SCORES:
+        row: Cell = {"model": model, "K": steps, "K/D": group[0]["share"], "method": method}
+        for name, score in {"FVU": "fvu", "res. FVU": "residual_fvu", "dCE": "delta_ce"}.items():
             own = [cell for cell in group if score in cell]
-            row[score] = statistics.median(cell[score] for cell in own) if own else ""
-            ratios = [cell[score] / best_paper(cells, cell, score) for cell in own]
-            row[f"{score} / paper"] = statistics.median(ratios) if own else ""
-        row["way to learned"] = statistics.median(way(cells, cell) for cell in group) if method == "mixture" else ""
-        row["L0"] = statistics.median(cell["l0"] for cell in group)
-        row["seconds"] = round(statistics.median(cell["seconds"] for cell in group), 1)
-        row["s a million"] = round(statistics.median(cell["seconds_a_million"] for cell in group), 1)
+            row[name] = statistics.median(cell[score] for cell in own) if own else ""
+            if score != "residual_fvu":
+                ratios = [cell[score] / best_paper(cells, cell, score) for cell in own]
+                row[f"{name}/paper"] = statistics.median(ratios) if own else ""
+        row["closes"] = statistics.median(way(cells, cell) for cell in group) if method == "mixture" else ""
+        row["L0"] = round(statistics.median(cell["l0"] for cell in group), 2)
+        row["s"] = round(statistics.median(cell["seconds"] for cell in group), 1)
+        row["s/M"] = round(statistics.median(cell["seconds_a_million"] for cell in group), 1)
+        row["passes"] = group[0].get("passes", "")
         row["seeds"] = len(group)
         rows.append(row)
     return rows
+
+
+def paper_cells(cells: list[Cell]) -> list[Cell]:
+    """Paper mode as one method: at the threshold that is best for each score."""
+    groups: dict[tuple[str, int, int], list[Cell]] = {}
+    for cell in cells:
+        if cell["method"].startswith("paper"):
+            groups.setdefault((cell["model"], cell["seed"], cell["steps"]), []).append(cell)
+    found = []
+    for group in groups.values():
+        best = min(group, key=lambda cell: cell["fvu"])
+        scores = {score: min(cell[score] for cell in group) for score in SCORES if score in best}
+        found.append({**best, "method": "paper", **scores})
+    return found
 
 
 def best_paper(cells: list[Cell], like: Cell, score: str) -> float:

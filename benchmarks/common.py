@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -30,10 +31,10 @@ def model_folder(name: str) -> Path:
 
 def report(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Print the rows as a table and write them, with what they were measured on, to results/NAME.json."""
-    table = Table(*rows[0], title=name, title_justify="left")
+    table = Table(*rows[0], title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console(width=140).print(table)
+    Console(width=160).print(table)
     machine = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine, "script": Path(sys.argv[0]).name, **facts, "rows": rows}

@@ -27,8 +27,9 @@ def draw(cells: list[Cell]) -> None:
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "itda"
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullLocator
 
-    models = list(dict.fromkeys(cell["model"] for cell in cells))
+    models = list(dict.fromkeys(cell["model"] for cell in cells if (cell["method"], cell["coding"]) in LINES))
     figure, axes = pyplot.subplots(
         2, len(models), figsize=(3.4 * len(models), 6.4), layout="constrained", squeeze=False
     )
@@ -45,9 +46,13 @@ def draw(cells: list[Cell]) -> None:
             panel = axes[row][column]
             panel.set_xscale("log")
             panel.set_yscale("log")
+            for axis in (panel.xaxis, panel.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_locator(NullLocator())
             panel.grid(alpha=0.3)
             panel.set_xlabel(name, fontsize=8)
-            panel.tick_params(labelsize=7, which="both")
+            panel.tick_params(labelsize=7)
             if row == 0:
                 panel.set_title(model, fontsize=9)
             panel.set_ylabel({"delta_ce": "ΔCE, nats", "residual_fvu": "residual FVU"}[worth], fontsize=8)
