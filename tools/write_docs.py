@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fidelity_page
 import typer.main
 from typer.cli import get_docs_for_click
 
@@ -53,26 +54,14 @@ def readme(text: str) -> str:
         "dimension, 6 % of the width as steps, medians over seeds; paper mode at its best threshold, the autoencoder\n"
         "converged.\n\n"
     )
-    return _between(text, "fidelity", note + markdown(fidelity_summary(content["rows"])))
+    return _between(text, "fidelity", note + markdown(fidelity_page.in_short(content["rows"])))
 
 
-SHOWN = {
-    "itda": "budget", "itda, mixtures": "mixture", "paper mode": "paper", "TopK SAE": "topk",
-    "random activations": "random",
-}  # fmt: skip
-
-
-def fidelity_summary(rows: Rows) -> Rows:
-    """One row a model, at the number of steps where autoencoders were swept."""
-    summary = []
-    for model in dict.fromkeys(row["model"] for row in rows):
-        own = {row["method"]: row for row in rows if row["model"] == model and 0.05 < row["K/D"] < 0.07}
-        summary.append({"model": model, **{name: _scores(own.get(method)) for name, method in SHOWN.items()}})
-    return summary
-
-
-def _scores(row: dict[str, Any] | None) -> str:
-    return " / ".join(f"{row[name]:.3f}" for name in ("FVU", "dCE") if row[name] != "") if row else ""
+def fidelity(text: str) -> str:
+    """The page on fidelity with its tables made anew."""
+    for name, rows in fidelity_page.tables().items():
+        text = _between(text, name, "\n" + (markdown(rows) if rows else "Not measured yet.\n"))
+    return text
 
 
 def scaling(text: str) -> str:
@@ -125,6 +114,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "docs/cli.md": command_line_page,
     "docs/results.md": results_page,
     "docs/scaling.md": scaling,
+    "docs/fidelity.md": fidelity,
     "README.md": readme,
 }
 

@@ -1,0 +1,123 @@
+"""The tables of docs/fidelity.md, from benchmarks/results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
+Row = dict[str, Any]
+SAES = ("topk", "batchtopk", "topk from data", "pursuit on topk")
+
+
+def tables() -> dict[str, list[Row]]:
+    """By the name of the place in the page."""
+    fidelity = _rows("fidelity")
+    return {
+        "paper": [_beside_paper(group) for group in _groups(fidelity)],
+        "saes": [_beside_saes(group) for group in _groups(fidelity) if "topk" in group],
+        "codings": [_coding(row) for row in _rows("codings")],
+        "controls": _controls(_rows("controls")),
+        "sites": [_short(row, "model", "site", "method", "fvu", "delta_ce", "lift") for row in _rows("sites")],
+        "stability": [_stability(row) for row in _rows("stability")],
+        "probing": [_probing(row) for row in _rows("probing")],
+    }
+
+
+def in_short(rows: list[Row]) -> list[Row]:
+    """One row a model, at the number of steps where autoencoders were swept: what the README shows."""
+    shown = {
+        "itda": "budget", "itda, mixtures": "mixture", "paper mode": "paper", "TopK SAE": "topk",
+        "random activations": "random",
+    }  # fmt: skip
+    groups = [group for group in _groups(rows) if 0.05 < group["paper"]["K/D"] < 0.07]
+    return [
+        {
+            "model": group["paper"]["model"],
+            **{name: _scores(group[method]) if method in group else "" for name, method in shown.items()},
+        }
+        for group in groups
+    ]
+
+
+def _rows(name: str) -> list[Row]:
+    file = RESULTS / f"{name}.json"
+    found: list[Row] = json.loads(file.read_text())["rows"] if file.exists() else []
+    return found
+
+
+def _groups(rows: list[Row]) -> list[dict[str, Row]]:
+    """For each model and number of steps, its rows by method."""
+    found: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["K"]), {})[row["method"]] = row
+    return list(found.values())
+
+
+def _scores(row: Row) -> str:
+    return " / ".join(f"{row[name]:.3f}" for name in ("FVU", "dCE") if row[name] != "")
+
+
+def _ratios(row: Row) -> str:
+    return " / ".join(f"{row[name]:.2f}" for name in ("FVU/paper", "dCE/paper") if row[name] != "")
+
+
+def _beside_paper(group: dict[str, Row]) -> Row:
+    paper = group["paper"]
+    return {
+        "model": paper["model"],
+        "K": paper["K"],
+        "K/D": f"{paper['K/D']:.1%}",
+        "paper mode": _scores(paper),
+        "default": _ratios(group["budget"]),
+        "mixture": _ratios(group["mixture"]),
+        "learned": _ratios(group["learned"]),
+        "greedy": _ratios(group["greedy"]),
+        "k-means": _ratios(group["kmeans"]),
+        "random": _ratios(group["random"]),
+        "mixtures close": f"{group['mixture']['closes']:.2f}",
+        "seeds": paper["seeds"],
+    }
+
+
+def _beside_saes(group: dict[str, Row]) -> Row:
+    own, mixture, sae = group["budget"], group["mixture"], group["topk"]
+    return {
+        "model": own["model"],
+        "K": own["K"],
+        "default": _scores(own),
+        "mixture": _scores(mixture),
+        **{name: _scores(group[name]) if name in group else "" for name in SAES},
+        "passes": sae["passes"],
+        "s to make: default, mixture, TopK": f"{own['s']:.0f}, {mixture['s']:.0f}, {sae['s']:.0f}",
+        "s for a million: default, TopK": f"{own['s/M']:.0f}, {sae['s/M']:.0f}",
+    }
+
+
+def _coding(row: Row) -> Row:
+    found = _short(row, "model", "method", "coding", "fvu / paper", "delta_ce / paper", "l0", "lift", "stable")
+    return {**found, "energy subtracted": _number(row["negative_energy"]), "seeds": row["seeds"]}
+
+
+def _controls(rows: list[Row]) -> list[Row]:
+    """What is left as a share of what random activations leave, a column a method."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        into = found.setdefault((row["model"], row["control"]), {"model": row["model"], "control": row["control"]})
+        into[row["method"]] = f"{row['of random']:.2f}" if row["method"] != "random" else f"FVU {row['fvu']:.3f}"
+    return list(found.values())
+
+
+def _stability(row: Row) -> Row:
+    return {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _probing(row: Row) -> Row:
+    return {name: f"{value:.3f}" if isinstance(value, float) else value for name, value in row.items()}
+
+
+def _short(row: Row, *names: str) -> Row:
+    return {name: _number(row[name]) for name in names}
+
+
+def _number(value: Any) -> Any:
+    return f"{value:.3f}" if isinstance(value, float) else value
