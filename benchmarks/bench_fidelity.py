@@ -4,13 +4,13 @@ python benchmarks/bench_fidelity.py [MODEL ...] [--seeds 3] [--only builders|aut
 
 "Paper" is paper mode with plain pursuit at whichever threshold is best for each score. Autoencoders are trained to
 convergence: the rate is the best of a sweep, the passes over the rows are doubled until that gains less than 2 %.
-Times are those of one thread, as the processor counts them: other work on the machine is not in them.
+Times are those of one thread, as the processor counts them, so that other work on the machine is not in them; with
+a GPU, of the clock.
 What was measured is kept in benchmarks/results/cells, so a run that was stopped goes on.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import saes
 from cells import Cell, Cells
-from common import DATA, model_folder, report
+from common import DATA, clock, model_folder, report
 from fronts import draw
 from scoring import HeldOut, Rebuild, of_dictionary
 
@@ -55,13 +55,13 @@ SCORES = ("fvu", "residual_fvu", "delta_ce")
 class Case:
     """One model and one seed: activations to build from, and held-out text to measure on."""
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, folder: Path | None = None, text: itda.Corpus | None = None) -> None:
         self.name, self.seed = name, seed
-        self.model = itda.load_model(model_folder(name))
+        self.model = itda.load_model(folder or model_folder(name))
         width = self.model.site(self.model.middle_site).width
         assert width is not None
         self.width, self.atoms = width, ATOMS_A_DIMENSION * width
-        self.train, self.held_out = corpus(name).split(held_out=0.1, seed=seed)
+        self.train, self.held_out = (text or corpus(name)).split(held_out=0.1, seed=seed)
 
     @cached_property
     def activations(self) -> itda.Activations:
@@ -96,12 +96,12 @@ def main() -> None:
     if asked.only not in ("autoencoders", "table"):
         for seed in range(asked.seeds):  # all models once, before any is measured again
             for name in asked.models:
-                builders(name, seed, cells)
+                builders(Case(name, seed), cells)
     if asked.only not in ("builders", "table"):
         for seed in range(asked.seeds):
             for name in asked.models:
                 if not (seed and name in LARGE):
-                    autoencoders(name, seed, cells, training)
+                    autoencoders(Case(name, seed), cells, training)
     known = finished(cells.all)
     draw(known)
     report("fidelity", summary(known), tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS, threads=1)
@@ -109,24 +109,23 @@ def main() -> None:
         report("autoencoder_training", training.all, swept_at=SWEPT_AT)
 
 
-def builders(name: str, seed: int, cells: Cells) -> None:
+def builders(case: Case, cells: Cells) -> None:
     """Measure what is missing of the dictionaries of one model and seed."""
-    case = Case(name, seed)
     for share in SHARES:
         facts = case.facts(case.steps(share))
         for method, options in dictionaries():
             if cells.where(**facts, method=method):
                 continue
             _, rows = case.place, case.activations.rows  # captured before the clock starts
-            begin = time.process_time()
+            begin = clock()
             dictionary = itda.build_from_activations(
-                case.activations, atoms=case.atoms, steps=facts["steps"], seed=seed, progress=False, **options
+                case.activations, atoms=case.atoms, steps=facts["steps"], seed=case.seed, progress=False, **options
             )
-            made = {"atoms": len(dictionary), "seconds": round(time.process_time() - begin, 2), "rows": len(rows)}
+            made = {"atoms": len(dictionary), "seconds": round(clock() - begin, 2), "rows": len(rows)}
             coding = "plain" if options["method"] == "paper" else "default"
             scores = case.place.scores(of_dictionary(dictionary))
             cells.add(**facts, method=method, coding=coding, **made, **scores)
-        print(f"{name}, seed {seed}, {facts['steps']} steps: dictionaries", flush=True)
+        print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: dictionaries", flush=True)
 
 
 def dictionaries() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -135,13 +134,12 @@ def dictionaries() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"paper, gap {gap}", {"method": "paper", "max_cosine_gap": gap}) for gap in COSINE_GAPS)
 
 
-def autoencoders(name: str, seed: int, cells: Cells, training: Cells) -> None:
+def autoencoders(case: Case, cells: Cells, training: Cells) -> None:
     """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
-    case = Case(name, seed)
     rate, passes = converged(case, training)
     for share in SHARES:
         facts = case.facts(case.steps(share))
-        everything = seed == 0 and (name not in LARGE or share == SWEPT_AT)
+        everything = case.seed == 0 and (case.name not in LARGE or share == SWEPT_AT)
         for kind in AUTOENCODERS if everything else AUTOENCODERS[:1]:
             if cells.where(**facts, method=kind):
                 continue
@@ -151,12 +149,12 @@ def autoencoders(name: str, seed: int, cells: Cells, training: Cells) -> None:
             if kind == "topk":
                 method = {"method": "pursuit on topk", "coding": "default"}
                 cells.add(**facts, **method, **made, **case.place.scores(pursuit_on(trained, facts["steps"])))
-        print(f"{name}, seed {seed}, {facts['steps']} steps: autoencoders", flush=True)
+        print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: autoencoders", flush=True)
 
 
 def converged(case: Case, training: Cells) -> tuple[float, int]:
     """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 2 %."""
-    steps = Case(case.name, 0).steps(SWEPT_AT) if case.seed else case.steps(SWEPT_AT)
+    steps = case.steps(SWEPT_AT)
 
     def fvu(rate: float, passes: int) -> float:
         facts = {"model": case.name, "steps": steps, "rate": rate, "passes": passes}
@@ -245,8 +243,9 @@ def summary(cells: list[Cell]) -> list[Cell]:
         if cell["method"] in ORDER:
             groups.setdefault((cell["model"], cell["steps"], cell["method"]), []).append(cell)
     rows = []
+    models = list(dict.fromkeys([*CASES, *(cell["model"] for cell in cells)]))
     for (model, steps, method), group in sorted(
-        groups.items(), key=lambda item: (list(CASES).index(item[0][0]), item[0][1], ORDER.index(item[0][2]))
+        groups.items(), key=lambda item: (models.index(item[0][0]), item[0][1], ORDER.index(item[0][2]))
     ):
         row: Cell = {"model": model, "K": steps, "K/D": group[0]["share"], "method": method}
         for name, score in {"FVU": "fvu", "res. FVU": "residual_fvu", "dCE": "delta_ce"}.items():

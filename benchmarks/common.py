@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ DATA = Path(os.environ.get("ITDA_TEST_DATA", Path(__file__).parent.parent.parent
 RESULTS = Path(__file__).parent / "results"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def clock() -> float:
+    """Seconds of the processor, all threads together; of the clock where a GPU does the work."""
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
 def model_folder(name: str) -> Path:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from common import clock
 from torch import Tensor
 
 BATCH = 4096
@@ -65,7 +65,6 @@ def train(
     passes: int,
     seed: int,
     start: Tensor | None = None,
-    device: str = "cpu",
 ) -> TrainedSae:
     """Train on rows (N, D), `passes` times over all of them.
 
@@ -78,13 +77,13 @@ def train(
         passes: over all rows.
         seed: of the initialisation and of the order of the rows.
         start: unit rows (A, D) that the decoder and the encoder begin as, instead of random ones.
-        device: where it is trained; it is used on the CPU.
     """
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # where it is trained; it is used on the CPU
     rows = rows.to(device)
     kinds = {
         "topk": (TopKTrainingSAE, TopKTrainingSAEConfig),
@@ -110,7 +109,6 @@ def train(
         device=device,
         dead_feature_window=max(50, 10 * len(rows) // BATCH),
     )
-    clock = time.process_time if device == "cpu" else time.perf_counter
     begin = clock()
     with redirect_stderr(io.StringIO()):
         SAETrainer(how, sae, batches(rows, seed)).fit()

@@ -3,11 +3,11 @@
 For what is no dictionary: autoencoders, and whatever else gives back rows for rows.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from common import clock
 from torch import Tensor
 
 import itda
@@ -60,9 +60,9 @@ class HeldOut:
         rebuild(self.rows[0])  # what is prepared once is no part of the time
         error = l0 = loss = clean = predictions = seconds = 0.0
         for number, (inputs, rows, kept) in enumerate(zip(self.batches, self.rows, self.kept, strict=True)):
-            begin = time.process_time()
+            begin = clock()
             rebuilt, used = rebuild(rows)
-            seconds += time.process_time() - begin
+            seconds += clock() - begin
             error += float((rows - rebuilt)[kept].double().square().sum())
             l0 += float(used[kept].sum())
             if self.model.predicts:
