@@ -1,5 +1,8 @@
 """Builders that keep a pool of rows: what they promise, and that each beats what is plainer than it."""
 
+import json
+import shutil
+
 import pytest
 import torch
 
@@ -289,6 +292,21 @@ def test_a_mixture_reads_as_its_texts(model, named):
     assert explanation.to_json()["tokens"][1]["pieces"][0]["mixture"][0]["weight"] > 0
     assert "% " in str(explanation)
     assert dictionary.origin(atom)["mixture"][0]["weight"] == parts[0].weight
+
+
+def test_a_mixture_needs_no_corpus_once_there_are_activations(model, tmp_path):
+    texts = tmp_path / "kings.json"
+    texts.write_text(json.dumps([{"text": text * 6} for text in tiny.KINGS]))
+    corpus = Corpus.from_files(texts)
+    stored = capture(model, corpus, "resid_post.1", store=tmp_path / "store", progress=False)
+    texts.unlink()
+    dictionary = make(stored, atoms=24, steps=3, method="mixture")
+    dictionary.save_pretrained(tmp_path / "dictionary")
+    shutil.rmtree(tmp_path / "store")
+    again = Dictionary.from_pretrained(tmp_path / "dictionary")
+    parts = [part for atom in range(24) for part in again.mixtures[atom]]
+    assert all(f"[{part.source.token}]" in part.source.text for part in parts)
+    assert len({part.source.token for part in parts}) > 3
 
 
 def test_what_is_shown_of_a_learned_atom_is_an_example(model, named):
