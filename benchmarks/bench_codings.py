@@ -10,7 +10,7 @@ import argparse
 import statistics
 from typing import Any
 
-from bench_fidelity import CASES, Case, best_paper
+from bench_fidelity import CASES, COSINE_GAPS, Case, best_paper
 from cells import Cell, Cells
 from common import report
 from scoring import of_dictionary
@@ -27,7 +27,6 @@ CODINGS: dict[str, dict[str, Any]] = {
     "orthogonal, non-negative": {"method": "omp", "nonnegative": True},
     "plain, non-negative": {"method": "mp", "nonnegative": True},
 }
-PAPER_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 ADAPTIVE = "adaptive, non-negative"
 MEASURED = ("fvu", "residual_fvu", "delta_ce", "l0", "lift", "source", "negative_energy", "stable")
 
@@ -50,7 +49,7 @@ def measure(case: Case, cells: Cells) -> None:
     facts = case.facts(steps)
     ways: list[tuple[str, str, itda.Coding, dict[str, Any]]] = [
         (f"paper, gap {gap}", "plain", itda.Coding(steps=steps), {"method": "paper", "max_cosine_gap": gap})
-        for gap in PAPER_GAPS
+        for gap in COSINE_GAPS
     ]
     for name, options in CODINGS.items():
         ways.append(("budget", name, itda.Coding(steps=steps, **options), {"method": "budget"}))
@@ -68,8 +67,8 @@ def measure(case: Case, cells: Cells) -> None:
         if name == ADAPTIVE:
             coding = adaptive(dictionary, case.activations.rows, steps)
         scores = case.place.scores(of_dictionary(dictionary, coding))
-        read = itda.read_atoms(dictionary, held_out, seed=case.seed)
-        stays = itda.compare_codes(dictionary, held_out, noise=(0.05,)).changes["noise of 0.05"]
+        read = itda.read_atoms(dictionary, held_out, coding=coding, seed=case.seed)
+        stays = itda.compare_codes(dictionary, held_out, noise=(0.05,), coding=coding).changes["noise of 0.05"]
         meaning = {"lift": read.lift, "source": read.means["source"], "negative_energy": read.negative_energy}
         cells.add(**facts, method=method, coding=name, **scores, **meaning, stable=stays.energy)
     print(f"{case.name}, seed {case.seed}: codings", flush=True)

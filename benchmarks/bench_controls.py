@@ -21,10 +21,15 @@ from common import DATA, report
 from scoring import HeldOut, of_dictionary
 
 import itda
+from itda.capturing import Capture, CaptureOptions
 from itda.data.activations import Activations
 
 MODELS = ("stories260k", "babyllama-char105", "gpt2-wide")
-METHODS = ("budget", "mixture", "learned", "kmeans", "random")
+METHODS: dict[str, dict[str, Any]] = {
+    "budget": {}, "mixture": {}, "learned": {}, "kmeans": {}, "paper": {"max_cosine_gap": 0.1}, "random": {},
+}  # fmt: skip
+READ = ("budget", "paper")
+"""Whose atoms are read as well."""
 SHARE, TOKENS, HELD_OUT_TOKENS = 0.06, 60_000, 10_000
 ALIKE = 0.5
 """Share of the eight-word stretches of the shorter document that two near-duplicates have in common."""
@@ -35,10 +40,12 @@ def main() -> None:
     for name in MODELS:
         case = Case(name, 0)
         trained = activations(case.model, case.train, case.activations.site)
-        rows += measured(case, "trained", trained, place(case, case.model, case.held_out, trained))
+        read = itda.capture(case.model, case.held_out, case.activations.site, progress=False)
+        rows += measured(case, "trained", trained, place(case, case.model, case.held_out, trained), read)
         fresh = untrained(case)
         random = activations(fresh, case.train, case.activations.site)
-        rows += measured(case, "random weights", random, place(case, fresh, case.held_out, random))
+        read = itda.capture(fresh, case.held_out, case.activations.site, progress=False)
+        rows += measured(case, "random weights", random, place(case, fresh, case.held_out, random), read)
         rows += gaussian(case, trained)
         distinct, left_out = without_near_duplicates(case.train, [])
         held_out, left_out_there = without_near_duplicates(case.held_out, list(distinct))
@@ -53,10 +60,8 @@ def main() -> None:
 
 def activations(model: Any, text: itda.Corpus, site: str) -> Activations:
     """Some of the activations of a text, or all that there are."""
-    try:
-        found = itda.capture(model, text, site, tokens=TOKENS, progress=False)
-    except itda.ItdaError:  # fewer than that
-        found = itda.capture(model, text, site, progress=False)
+    there = Capture(model, text, [site], CaptureOptions()).total
+    found = itda.capture(model, text, site, tokens=min(TOKENS, there), progress=False)
     assert isinstance(found, Activations)
     return found
 
@@ -72,16 +77,19 @@ def place(case: Case, model: Any, held_out: itda.Corpus, rows: Activations) -> H
 def build(case: Case, rows: Any, method: str) -> itda.Dictionary:
     """A dictionary with the default coding."""
     steps = case.steps(SHARE)
-    return itda.build_from_activations(rows, atoms=case.atoms, steps=steps, method=method, progress=False)
+    return itda.build_from_activations(
+        rows, atoms=case.atoms, steps=steps, method=method, progress=False, **METHODS[method]
+    )
 
 
-def measured(case: Case, what: str, rows: Activations, where: HeldOut) -> list[Cell]:
-    """Every method on some rows."""
+def measured(case: Case, what: str, rows: Activations, where: HeldOut, read: Any = None) -> list[Cell]:
+    """Every method on some rows; and how well atoms can be read, where there are held-out activations for that."""
     found = []
     for method in METHODS:
         dictionary = build(case, rows, method)
         scores = where.scores(of_dictionary(dictionary))
-        found.append({"model": case.name, "control": what, "method": method, **shown(scores)})
+        lift = itda.read_atoms(dictionary, read).lift if read is not None and method in READ else ""
+        found.append({"model": case.name, "control": what, "method": method, **shown(scores), "lift": lift})
     return beside_random(found)
 
 
@@ -98,7 +106,9 @@ def gaussian(case: Case, rows: Activations) -> list[Cell]:
         dictionary = build(case, drawn[: len(rows)], method)
         error = held_out - dictionary.decode(dictionary.encode(held_out))
         fvu = float(error.square().sum() / (held_out - held_out.mean(0)).square().sum())
-        found.append({"model": case.name, "control": "Gaussian rows", "method": method, **shown({"fvu": fvu})})
+        found.append(
+            {"model": case.name, "control": "Gaussian rows", "method": method, **shown({"fvu": fvu}), "lift": ""}
+        )
     return beside_random(found)
 
 
@@ -124,7 +134,7 @@ def elsewhere(case: Case) -> list[Cell]:
                 dictionary = build(case, rows[built], method)
                 scores = where.scores(of_dictionary(dictionary))
                 what = f"built on {built}, measured on {there}"
-                cells.append({"model": case.name, "control": what, "method": method, **shown(scores)})
+                cells.append({"model": case.name, "control": what, "method": method, **shown(scores), "lift": ""})
             found += beside_random(cells)
     return found
 
@@ -143,6 +153,7 @@ def beside_random(cells: list[Cell]) -> list[Cell]:
 def without_near_duplicates(text: itda.Corpus, known: list[Any]) -> tuple[itda.Corpus, int]:
     """The documents that share few stretches of eight words with any before them, or with known ones."""
     seen: dict[bytes, set[int]] = {}
+    sizes: list[int] = []
     kept, number = [], 0
     for document in [*known, *text]:
         words = re.findall(r"\w+", document.text.lower())
@@ -155,10 +166,12 @@ def without_near_duplicates(text: itda.Corpus, known: list[Any]) -> tuple[itda.C
             for other in seen.get(stretch, ()):
                 shared[other] = shared.get(other, 0) + 1
         if number >= len(known):
-            if max(shared.values(), default=0) >= ALIKE * len(stretches):
+            if any(count >= ALIKE * min(len(stretches), sizes[other]) for other, count in shared.items()):
+                sizes.append(len(stretches))
                 number += 1
                 continue
             kept.append(document.text)
+        sizes.append(len(stretches))
         for stretch in stretches:
             seen.setdefault(stretch, set()).add(number)
         number += 1

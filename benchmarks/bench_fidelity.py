@@ -42,6 +42,8 @@ SHARES = (0.015, 0.03, 0.06, 0.12)
 """Steps in a dimension."""
 SWEPT_AT = 0.06
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
+GAIN = 0.02
+"""In FVU, by twice the passes: less, and an autoencoder counts as converged."""
 PASSES, PASSES_OF_LARGE = (20, 320), (10, 80)
 """At first, and at most."""
 COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
@@ -172,10 +174,11 @@ def converged(case: Case, training: Cells) -> tuple[float, int]:
     # What is best for few passes is often too fast for many
     slower = RATES[max(0, RATES.index(rate) - 1)]
     while passes < most:
-        rate_next = min((rate, slower), key=lambda rate: fvu(rate, 2 * passes))
-        if fvu(rate_next, 2 * passes) > 0.98 * fvu(rate, passes):
+        before, after = fvu(rate, passes), min(fvu(rate, 2 * passes), fvu(slower, 2 * passes))
+        if after < before:
+            rate, passes = min((rate, slower), key=lambda rate: fvu(rate, 2 * passes)), 2 * passes
+        if after > (1 - GAIN) * before:
             break
-        rate, passes = rate_next, 2 * passes
         slower = RATES[max(0, RATES.index(rate) - 1)]
     return rate, passes
 

@@ -7,6 +7,7 @@ Autoencoders are trained where sae-lens is installed; otherwise their rows are m
 """
 
 import argparse
+import hashlib
 import importlib.util
 import math
 import time
@@ -37,7 +38,8 @@ def main() -> None:
     if not (folder / "config.json").exists():
         # What the dictionaries are measured on, no word of the training text
         train(text.split(held_out=0.1, seed=0)[0], folder, asked.width, asked.layers, 60 * asked.minutes)
-    case = Case(folder.name, 0, folder, text)
+    weights = hashlib.blake2b((folder / "model.safetensors").read_bytes(), digest_size=3).hexdigest()
+    case = Case(f"{folder.name}-{weights}", 0, folder, text)  # trained again, it is another model
     cells, training = Cells("fidelity_gpu"), Cells("fidelity_gpu_training")
     builders(case, cells)
     if importlib.util.find_spec("sae_lens"):

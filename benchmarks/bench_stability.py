@@ -47,7 +47,9 @@ def main() -> None:
                     row[f"{what}: same sources"] = len(shared) / len(first)
                 else:
                     row[f"{what}: same sources"] = ""
-                row[f"{what}: same or alike"] = float((counterparts(first, other) >= 0).double().mean())
+                row[f"{what}: same or alike"] = float(
+                    (counterparts(first, other, signed=not first.coding.nonnegative) >= 0).double().mean()
+                )
                 row[f"{what}: energy kept"] = found[what].energy
             for what in ("noise of 0.05", f"{case.steps(SHARE) - 1} steps", f"{case.steps(SHARE) + 1} steps"):
                 label = (

@@ -20,7 +20,8 @@ class Cells:
     @property
     def all(self) -> list[Cell]:
         """All there are now."""
-        return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+        lines = self._file.read_text().splitlines() if self._file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("}")]  # one may have been cut short
 
     def where(self, **facts: Any) -> list[Cell]:
         """Those that have all these values."""

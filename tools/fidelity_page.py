@@ -104,7 +104,10 @@ def _controls(rows: list[Row]) -> list[Row]:
     for row in rows:
         into = found.setdefault((row["model"], row["control"]), {"model": row["model"], "control": row["control"]})
         into[row["method"]] = f"{row['of random']:.2f}" if row["method"] != "random" else f"FVU {row['fvu']:.3f}"
-    return list(found.values())
+        if row["lift"] != "":
+            into[f"lift, {row['method']}"] = _number(row["lift"])
+    columns = dict.fromkeys(name for row in found.values() for name in row)
+    return [{name: row.get(name, "") for name in columns} for row in found.values()]
 
 
 def _stability(row: Row) -> Row:

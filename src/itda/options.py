@@ -29,6 +29,25 @@ def whole(name: str, value: Any, *, least: int = 1) -> None:
         raise OptionError(f"{name} must be a whole number of at least {least}. Got {value!r} instead.")
 
 
+def seed_number(value: Any) -> None:
+    """Refuse what is no seed: a whole number of 32 bits, which every generator takes.
+
+    Raises: OptionError.
+    """
+    whole("seed", value, least=0)
+    if value >= 2**32:
+        raise OptionError(f"seed must be below 2**32. Got {value} instead.")
+
+
+def flag(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises: OptionError.
+    """
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False. Got {value!r} instead.")
+
+
 def seconds(name: str, value: Any) -> None:
     """Refuse what is not a number of seconds.
 

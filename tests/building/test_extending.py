@@ -87,6 +87,8 @@ def test_bad_input(dictionary, model):
         extend_from_activations(bare, torch.randn(50, 9), atoms=4)
     with pytest.raises(ActivationError, match="nothing to add"):
         extend_from_activations(bare, bare.activations, atoms=4, progress=False)
+    with pytest.raises(ActivationError, match="nothing to add"):
+        extend_from_activations(bare, bare.mean.expand(6, -1), atoms=4, progress=False)
     mixed = build_from_activations(rows, atoms=20, method="mixture", progress=False)
     with pytest.raises(OptionError, match="mixtures"):
         extend_from_activations(mixed, rows, atoms=4)

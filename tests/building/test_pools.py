@@ -12,7 +12,7 @@ from itda.building.mixing import Mix
 from itda.building.pools import Encoder, Pool
 from itda.building.proposing import propose
 from itda.building.resembling import Likeness
-from itda.building.reservoir import Reservoir
+from itda.building.reservoir import Reservoir, evenly
 from itda.data.sources import Sources
 from itda.errors import ActivationError, FormatError, OptionError
 from itda.progress import Bar
@@ -176,10 +176,7 @@ def test_snmf_finds_neurons_that_fire_together():
     assert dictionary.kind == "learned"
     assert float(dictionary.mean.abs().max()) == 0
     assert ((dictionary.atoms != 0).sum(1) <= 1).all()  # one in a hundred of 40, at least one
-    builder = BuildRequest(atoms=4, steps=2, method="snmf").builder(40, 2000)
-    object.__setattr__(builder.options, "kept", 0.1)
-    builder.update(use @ parts, Sources.of_rows(2000))
-    found = builder.finish()
+    found = make(use @ parts, atoms=4, steps=2, method="snmf", kept=0.1)
     alike = (found.atoms @ torch.nn.functional.normalize(parts, dim=1).T).abs()
     assert alike.amax(0).min() > 0.97
     for atom in range(4):  # the input shown for a feature is one in which it is strong
@@ -195,6 +192,11 @@ def test_snmf_finds_neurons_that_fire_together():
         ({"method": "paper", "max_cosine_gap": 0.1, "passes": 2}, "passes is not an option"),
         ({"method": "budget", "parts": 3}, "take method='mixture'"),
         ({"method": "mixture", "parts": 6}, "parts must be 1 to 5"),
+        ({"method": "mixture", "parts": True}, "parts must be a whole number"),
+        ({"method": "mixture", "rounds": 2}, "rounds is not an option"),
+        ({"method": "budget", "rounds": -1}, "rounds must be"),
+        ({"method": "budget", "center": "yes"}, "center must be True or False"),
+        ({"method": "budget", "seed": 2**64}, "seed must be below"),
         ({"method": "budget", "atoms": 50, "pool": 20}, "cannot give 50 atoms"),
         ({"method": "budget", "passes": 0}, "passes must be"),
         ({"method": "learned", "seed": -1}, "seed must be"),
@@ -208,14 +210,22 @@ def test_options_that_contradict_each_other(rows, options, what):
 
 
 def test_a_reservoir_keeps_rows_evenly_whatever_pieces_they_come_in():
-    rows = torch.arange(5000).float()[:, None]
+    rows, found = torch.arange(5000).float()[:, None], []
     for piece in (1, 70, 999, 5000):
         kept = Reservoir(1, 100)
         for start in range(0, 5000, piece):
             part = rows[start : start + piece]
             kept.update(part, Sources.of_rows(len(part), first=start))
-        assert torch.equal(kept.rows[:, 0], torch.arange(0, 5000, 64).float())
-        assert torch.equal(kept.sources.row, torch.arange(0, 5000, 64))
+        found.append(kept.sources.row)
+        assert torch.equal(kept.rows[:, 0].long(), kept.sources.row)
+    assert len(found[0]) == 100  # all that there is room for
+    assert bool((found[0].diff() > 0).all())
+    assert all(torch.equal(rows, found[0]) for rows in found)
+    # As many of every fifth of the stream, and of every place in windows of 128 (chi squared of 15, 99.9 %)
+    assert torch.histc(found[0].float(), 5, 0, 5000).min() > 8
+    many = evenly(1 << 20, 16_384)
+    counts = torch.bincount(many % 128 // 8, minlength=16).double()
+    assert float(((counts - 1024) ** 2 / 1024).sum()) < 37.7
 
 
 def test_a_reservoir_loses_no_bit():

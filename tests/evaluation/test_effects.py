@@ -88,6 +88,11 @@ def test_what_cannot_be_left_out_is_refused(model, dictionary, corpora, minilm):
         ablate(dictionary, model, corpora[1], atoms=[24], progress=False)
     with pytest.raises(OptionError, match="from 0 to 23"):
         ablate(dictionary, model, corpora[1], atoms=["a"], progress=False)
+    for atoms in (5, "5", [True]):
+        with pytest.raises(OptionError, match="[Aa]toms "):
+            ablate(dictionary, model, corpora[1], atoms=atoms, progress=False)
+    with pytest.raises(OptionError, match="tokens must be"):
+        ablate(dictionary, model, corpora[1], tokens=-1, progress=False)
     with pytest.raises(OptionError, match="count must be"):
         ablate(dictionary, model, corpora[1], count=0, progress=False)
     encoder = wrap(tiny.module("BERT"), tiny.tokenizer())

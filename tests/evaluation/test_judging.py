@@ -73,11 +73,13 @@ def test_an_answer_that_cannot_be_read_is_a_guess(dictionary, held_out, tmp_path
             dictionary, held_out, asking(service), answers=tmp_path / "a.jsonl", atoms=3, progress=False
         )
     assert {one.right for one in found.atoms} == {0.5}
+    assert found.unread == 3
+    assert "3 answers could not be read" in str(found)
 
 
 def test_a_busy_judge_is_asked_again(dictionary, held_out, tmp_path):
     with judge_service(everything) as service:
-        service.failures = [429, 503, 500]
+        service.failures = [429, 408, 500]
         judge_atoms(dictionary, held_out, asking(service), answers=tmp_path / "a.jsonl", atoms=2, progress=False)
     assert len(service.asked) == 5
 
@@ -132,7 +134,34 @@ def test_the_key_is_sent_and_kept_nowhere(dictionary, held_out, tmp_path, monkey
     assert "a-secret" not in file.read_text()
 
 
+def test_the_key_is_not_shown():
+    assert "a-secret" not in repr(Judge(url="http://localhost", model="m", key="a-secret"))
+    with pytest.raises(OptionError, match="characters that no key has") as caught:
+        Judge(url="http://localhost", model="m", key="a-secret\u00e9").ask("what?")
+    assert "a-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["null", "7"])
+def test_an_answer_without_text_is_no_answer(content, dictionary, held_out, tmp_path):
+    file = tmp_path / "a.jsonl"
+    with judge_service(everything) as service:
+        service.failures = ['{"choices": [{"message": {"content": ' + content + "}}]}"]
+        with pytest.raises(JudgeError, match="no text"):
+            judge_atoms(dictionary, held_out, asking(service), answers=file, atoms=2, progress=False)
+        assert len(judge_atoms(dictionary, held_out, asking(service), answers=file, atoms=2, progress=False).atoms) == 2
+
+
+def test_a_number_of_any_length_can_be_read(dictionary, held_out, tmp_path):
+    with judge_service(lambda question: '{"active": [1, ' + "9" * 5000 + "]}") as service:
+        found = judge_atoms(dictionary, held_out, asking(service), answers=tmp_path / "a", atoms=2, progress=False)
+    assert found.unread == 0
+
+
 def test_bad_input(dictionary, held_out, tmp_path):
+    for wrong in ({"judge": None}, {"answers": None}):
+        given = {"judge": Judge(url="http://localhost", model="m"), "answers": tmp_path / "a", **wrong}
+        with pytest.raises(OptionError, match=next(iter(wrong))):
+            judge_atoms(dictionary, held_out, given["judge"], answers=given["answers"], progress=False)
     with pytest.raises(OptionError, match="http://"):
         Judge(url="localhost:8000", model="m")
     with pytest.raises(OptionError, match="name of a model"):

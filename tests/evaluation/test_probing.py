@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from itda import Corpus, build, build_from_activations, probe
-from itda.errors import CorpusError, MismatchError, OptionError
+from itda.errors import ActivationError, CorpusError, MismatchError, OptionError
 from itda.evaluation.probing import _balanced
 from support import tiny
 
@@ -80,7 +80,29 @@ def test_what_cannot_be_probed_is_refused(model, dictionary):
     with pytest.raises(OptionError, match="list of texts"):
         ask(texts="a text")
     with pytest.raises(OptionError, match="list of texts"):
+        ask(labels=None)
+    with pytest.raises(OptionError, match="Text 0 is no text"):
         ask(texts=[None] * len(TEXTS))
+    assert ask(texts=[TEXTS[0], "a lone \ud800", *TEXTS[2:]]).test_texts == 18
+    with pytest.raises(OptionError, match="Text 2 has no label"):
+        ask(labels=[*LABELS[:2], float("nan"), *LABELS[3:]])
+    with pytest.raises(OptionError, match="to train on"):
+        ask(test=0.97)
+    with pytest.raises(OptionError, match="seed must be below"):
+        ask(seed=2**32)
+    with pytest.raises(OptionError, match="sizes must be"):
+        ask(sizes=5)
+    for others in (dictionary, {"mine": "a name"}):
+        with pytest.raises(OptionError, match="must be"):
+            ask(others=others)
+    with pytest.raises(ActivationError):
+        ask(others={"mine": lambda rows: rows * float("nan")})
+    with pytest.raises(OptionError, match="a column at least"):
+        ask(others={"mine": lambda rows: rows[:, :0]})
+    corpus = Corpus.from_texts([text * 3 for text in tiny.KINGS])
+    elsewhere = build(model, corpus, site="resid_post.0", atoms=16, steps=2, progress=False)
+    with pytest.raises(MismatchError, match="'mine' was built at 'resid_post.0'"):
+        ask(others={"mine": elsewhere})
     with pytest.raises(OptionError, match="test must be"):
         ask(test=1.5)
     with pytest.raises(OptionError, match="sizes must be"):

@@ -66,6 +66,31 @@ def test_what_the_text_says_is_read_and_what_it_does_not_is_not(planted, diction
     assert json.loads(json.dumps(found.to_json()))["means"]["lift"] == found.lift
 
 
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.97])
+def test_codes_that_follow_a_coin_cannot_be_read(planted, share):
+    generator = torch.Generator().manual_seed(3)
+    count = 6000
+    words = [f"w{number}" for number in range(40)]
+    windows, drawn = [], torch.randint(40, (count, 8), generator=generator).tolist()
+    for number, places in enumerate(drawn):
+        text = " ".join(words[place] for place in places) + " x"
+        windows.append(Window(f"{number // 20:032x}", number, text))  # twenty rows a document
+    ends = torch.tensor([len(window.text) for window in windows])
+    place = torch.arange(count)
+    sources = Sources(
+        place, place, ends - 1, ends, torch.full((count,), 7), torch.full((count,), 3), tuple(windows), {}
+    )
+    heads = torch.rand(count, generator=generator) < share
+    rows = torch.where(heads[:, None], torch.eye(WIDTH)[0], torch.eye(WIDTH)[1]) * 5
+    rows += 0.01 * torch.randn(count, WIDTH, generator=generator)
+    flipped = Activations(rows, sources, planted.provenance, tuple({window.document for window in windows}))
+    two = torch.tensor([int(torch.nonzero(heads)[0, 0]), int(torch.nonzero(~heads)[0, 0])])
+    few = replace(flipped, rows=rows[two], sources=sources.select(two))
+    dictionary = build_from_activations(few, atoms=2, coding=CODING, method="random", center=False, progress=False)
+    found = [read_atoms(dictionary, flipped, examples=150, seed=seed).lift for seed in range(4)]
+    assert abs(sum(found) / 4) < 0.05
+
+
 def test_the_same_seed_reads_the_same(planted, dictionary):
     assert read_atoms(dictionary, planted, seed=1) == read_atoms(dictionary, planted, seed=1)
 
@@ -75,11 +100,11 @@ def test_examples_are_what_they_are_said_to_be(gpt2, data):
     rows = capture(gpt2, corpus, "resid_post.3", tokens=4000, progress=False)
     dictionary = build_from_activations(rows, atoms=256, steps=8, progress=False)
     codes = dictionary.encode(rows)
-    found, shown = examples_of(rows, codes, atoms=20, count=30, least=5, seed=0)
+    found, shown = examples_of(rows, codes, folds=3, atoms=20, count=30, least=5, seed=0)
     assert len(found) == 20
     assert len({one.atom for one in found}) == 20
     assert 0 < shown < 1
-    tokens = rows.sources.token_id
+    tokens, windows = rows.sources.token_id, rows.sources.windows
     for one in found:
         having = (codes.atoms == one.atom).any(1)
         assert 5 <= len(one.using) == len(one.alike) == len(one.others) <= 30
@@ -87,14 +112,25 @@ def test_examples_are_what_they_are_said_to_be(gpt2, data):
         assert not bool(having[one.alike].any())
         assert not bool(having[one.others].any())
         assert torch.equal(tokens[one.using], tokens[one.alike])
-        assert len(set(one.using.tolist())) == len(one.using)
+        for rows_of in (one.using, one.alike, one.others):
+            assert len(set(rows_of.tolist())) == len(one.using)
+        kinds = (one.using, one.alike, one.others)
+        documents = [[windows[int(rows.sources.window[row])].document for row in kind.tolist()] for kind in kinds]
+        for number in range(3):
+            here = [name for kind in documents for name, fold in zip(kind, one.fold, strict=True) if fold == number]
+            rest = [name for kind in documents for name, fold in zip(kind, one.fold, strict=True) if fold != number]
+            assert not set(here) & set(rest)
     with pytest.raises(ActivationError, match="Give more text"):
-        examples_of(rows, codes, atoms=20, count=30, least=5000, seed=0)
+        examples_of(rows, codes, folds=3, atoms=20, count=30, least=5000, seed=0)
 
 
 def test_what_cannot_be_read_is_refused(planted, dictionary):
     with pytest.raises(ActivationError, match="itda.capture"):
         read_atoms(dictionary, planted.rows)
+    with pytest.raises(OptionError, match="examples must be"):
+        read_atoms(dictionary, planted, examples=5)
+    with pytest.raises(OptionError, match="Dictionary"):
+        read_atoms(None, planted)
     few = replace(planted, rows=planted.rows[:10], sources=planted.sources.select(torch.arange(10)))
     with pytest.raises(ActivationError, match="Give more text"):
         read_atoms(dictionary, few)

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from itda import Corpus, build_from_activations, capture, compare_codes
-from itda.errors import ActivationError, OptionError, ShapeError
+from itda import Coding, Corpus, build_from_activations, build_many, capture, compare_codes
+from itda.errors import ActivationError, MismatchError, OptionError, ShapeError
 from itda.evaluation.stability import counterparts, kept
 from itda.pursuit import Codes
 from support import tiny
@@ -51,11 +53,19 @@ def test_another_dictionary(dictionary, model):
     # By name: the same places of the same texts are the same atoms, whatever their vectors
     found = capture(model, Corpus.from_texts(tiny.KINGS), "resid_post.1", progress=False)
     one = build_from_activations(found, atoms=32, steps=4, progress=False)
-    places = counterparts(one, one)
+    places = counterparts(one, one, signed=False)
     assert places.tolist() == list(range(32))
 
 
-def test_bad_input(dictionary):
+def test_what_points_the_other_way_is_the_same_only_where_codes_have_signs(dictionary):
+    turned = replace(dictionary, atoms=-dictionary.atoms)
+    assert dictionary.coding.nonnegative
+    assert compare_codes(dictionary, ROWS, others={"turned": turned}).changes["turned"].dictionary < 0.1
+    signed = Coding(steps=4, method="omp")
+    assert compare_codes(dictionary, ROWS, others={"turned": turned}, coding=signed).changes["turned"].dictionary == 1
+
+
+def test_bad_input(dictionary, model):
     with pytest.raises(ActivationError, match="two at least"):
         compare_codes(dictionary, ROWS[:1])
     with pytest.raises(OptionError, match="noise must be"):
@@ -63,5 +73,16 @@ def test_bad_input(dictionary):
     with pytest.raises(ShapeError):
         compare_codes(dictionary, ROWS[:, :5])
     narrow = build_from_activations(ROWS[:, :8], atoms=32, steps=2, progress=False)
-    with pytest.raises(OptionError, match="width 8"):
+    with pytest.raises(MismatchError, match="width 8"):
         compare_codes(dictionary, ROWS, others={"narrow": narrow})
+    corpus = Corpus.from_texts([text * 3 for text in tiny.KINGS])
+    sites = build_many(model, corpus, sites=["resid_post.0", "resid_post.1"], atoms=16, steps=2, progress=False)
+    with pytest.raises(MismatchError, match="'other' was built at 'resid_post.1'"):
+        compare_codes(sites["resid_post.0"], torch.randn(9, 16), others={"other": sites["resid_post.1"]})
+    with pytest.raises(OptionError, match="measured anyway"):
+        compare_codes(dictionary, ROWS, others={"noise of 0.05": dictionary})
+    for options in ({"noise": 0.1}, {"noise": "0.1"}, {"others": [dictionary]}, {"seed": 2**64}):
+        with pytest.raises(OptionError, match="must be"):
+            compare_codes(dictionary, ROWS, **options)
+    with pytest.raises(ActivationError, match="has a code"):
+        compare_codes(dictionary, dictionary.mean.expand(5, -1))

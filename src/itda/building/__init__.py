@@ -62,7 +62,7 @@ def build(
         every: seconds between two checkpoints.
         progress: draw a bar on stderr.
         options: fields of `BuildRequest` (atoms, steps, method, max_unexplained, max_cosine_gap, coding,
-            center, block, pool, passes, parts, backend) and of `itda.capturing.CaptureOptions`.
+            center, block, pool, passes, rounds, parts, kept, backend) and of `itda.capturing.CaptureOptions`.
     Returns: the dictionary, in memory.
     Raises: OptionError, CorpusError, SiteError, ModelError, ActivationError; MismatchError for the checkpoint of
         another build; OutputError if that cannot be written or another process holds it.

@@ -11,10 +11,12 @@ from itda.building.options import BudgetOptions
 from itda.building.pools import Encoder, Pool, PoolBuilder, activations_of
 from itda.building.proposing import propose, propose_rows, rows_looked_at
 from itda.building.resembling import Likeness
+from itda.building.reservoir import evenly
 from itda.building.starting import filled, novel
 
 _MORE = 0.15  # share of the atoms that come in at each exchange
 _ALIKE = 8  # nearest rows that an atom may become
+_ROWS_AN_ATOM = 8  # that say how much each carries
 _EXPONENT = 0.5  # of likeness; 0.25 is 2 % worse, 1 as good as 0.25
 
 
@@ -45,7 +47,8 @@ def real_for(atoms: Tensor, pool: Pool, encode: Encoder) -> Tensor:
     """Rows of the pool that can stand in for learned atoms (A, D), by index; each once, so perhaps fewer than A."""
     likeness = Likeness.of(pool.rows, atoms, encode, exponent=_EXPONENT)
     _, nearest = likeness.nearest(atoms, pool.rows, _ALIKE)
-    energy = encode(pool.rows[:: max(1, len(pool.rows) // (8 * len(atoms)))], atoms).energy(len(atoms))
+    some = evenly(len(pool.rows), _ROWS_AN_ATOM * len(atoms))
+    energy = encode(pool.rows[some], atoms).energy(len(atoms))
     taken: dict[int, None] = {}
     for options in nearest[torch.argsort(energy, descending=True, stable=True)].tolist():
         free = next((row for row in options if row not in taken), None)

@@ -10,7 +10,7 @@ from itda import progress as progress_bars
 from itda.building.pools import Encoder, Pool, pool_of
 from itda.building.proposing import propose, propose_rows
 from itda.building.request import check_room
-from itda.building.reservoir import Reservoir
+from itda.building.reservoir import Reservoir, evenly
 from itda.capturing import capture_like
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus
@@ -19,7 +19,7 @@ from itda.data.entries import RowsOnDisk
 from itda.data.sources import Sources
 from itda.errors import ActivationError, CorpusError, OptionError
 from itda.models.loading import Model
-from itda.options import whole
+from itda.options import seed_number, whole
 from itda.pursuit import prepare, pursue
 from itda.shapes import as_matrix
 
@@ -84,7 +84,7 @@ def extend_from_activations(
     """
     checked_dictionary(dictionary)
     whole("atoms", atoms)
-    whole("seed", seed, least=0)
+    seed_number(seed)
     if dictionary.kind != "activations":
         raise OptionError(
             f"Activations cannot be added to atoms that are {dictionary.kind}. Build with method='budget' or 'greedy'."
@@ -94,12 +94,14 @@ def extend_from_activations(
         raise OptionError(f"There are {len(matrix):,} rows to take atoms from. Got atoms={atoms:,}; ask for fewer.")
     check_room(len(matrix), dictionary.width)
     pool = pool_of(matrix - dictionary.mean, sources, dictionary.mean)
+    if not len(pool.rows):
+        raise ActivationError("These rows are all the dictionary's mean, so there is nothing to add.")
     encode = Encoder(dictionary.coding, "auto", None)
     chosen = _chosen(dictionary.atoms, pool, atoms, encode, torch.Generator().manual_seed(seed), progress)
     if not len(chosen):
         raise ActivationError("Nothing in these rows is missed by the dictionary, so there is nothing to add.")
     unit = torch.cat([dictionary.atoms, pool.units(chosen)])
-    sample = pool.rows[:: -(-len(pool.rows) // _SAMPLE_ROWS)]
+    sample = pool.rows[evenly(len(pool.rows), _SAMPLE_ROWS)]
     codes = pursue(sample, prepare(unit), dictionary.coding)
     notes = dictionary.build.notes
     if len(chosen) < atoms:
@@ -113,7 +115,7 @@ def extend_from_activations(
         build=BuildRecord(
             method="extend",
             options=options,
-            rows=dictionary.build.rows + len(matrix),
+            rows=dictionary.build.rows + len(rows),
             threshold=None,
             unexplained=round(float(codes.unexplained.mean()), 6),
             notes=notes,

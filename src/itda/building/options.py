@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from itda.errors import OptionError
-from itda.options import share, whole
+from itda.options import flag, seed_number, share, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.atoms is not None:
             whole("atoms", self.atoms)
+        flag("center", self.center)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ class PoolOptions(BuildOptions):
         super().__post_init__()
         if self.atoms is None:
             raise OptionError("This method needs the number of atoms: atoms=. A threshold is for method='greedy'.")
-        whole("seed", self.seed, least=0)
+        seed_number(self.seed)
         if self.pool is not None:
             whole("pool", self.pool)
             if self.pool < self.atoms:
@@ -131,7 +132,8 @@ class MixtureOptions(PoolOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole("passes", self.passes)
-        if not isinstance(self.parts, int) or not 1 <= self.parts <= 5:
+        whole("parts", self.parts)
+        if self.parts > 5:
             raise OptionError(f"parts must be 1 to 5: a mixture of more cannot be read. Got {self.parts!r} instead.")
 
 

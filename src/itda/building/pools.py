@@ -81,8 +81,7 @@ class PoolBuilder(Builder):
     @property
     def sample(self) -> Tensor:
         """See `Builder.sample`."""
-        rows = self._reservoir.rows
-        return rows[:: -(-len(rows) // SAMPLE_ROWS) or 1]
+        return self._reservoir.some(SAMPLE_ROWS)
 
     def _take(self, rows: Tensor, sources: Sources) -> None:
         self.rows_seen += len(rows)

@@ -24,13 +24,13 @@ from itda.building.options import (
 from itda.building.paper import PaperBuilder
 from itda.building.snmf import SnmfBuilder
 from itda.errors import ActivationError, OptionError
-from itda.options import one_of, whole
+from itda.options import one_of, seed_number
 from itda.pursuit import Coding, default_coding, default_steps
 from itda.pursuit.memory import free
 
 # With a threshold every block is encoded, and larger ones take less time; the atoms are as good.
 _THRESHOLD_BLOCK = 64
-_POOL_BYTES = 6  # for each number of a pool: kept in 16 bits, and worked on in 32
+_POOL_BYTES = 8  # for each number of a pool: kept as it came, and worked on once more
 
 Method = Literal[
     "budget", "greedy", "mixture", "paper", "learned", "random", "kmeans", "token_means", "snmf"
@@ -48,7 +48,7 @@ _BUILDERS: dict[str, tuple[type[Builder], type[BuildOptions]]] = {
 }
 NAMELESS = ("learned", "token_means", "snmf")
 """Methods whose atoms are no activations."""
-_SPECIAL = ("max_unexplained", "max_cosine_gap", "block", "pool", "passes", "parts")
+_SPECIAL = ("max_unexplained", "max_cosine_gap", "block", "pool", "passes", "rounds", "parts", "kept")
 """Options that some methods have and others do not."""
 
 
@@ -81,8 +81,12 @@ class BuildRequest:
     least 131,072."""
     passes: int | None = None
     """How many times `budget`, `mixture`, `learned` and `snmf` go through these rows."""
+    rounds: int | None = None
+    """How many times `budget` exchanges atoms; by default 3."""
     parts: int | None = None
     """Activations in a `mixture`, 1 to 5; by default 5."""
+    kept: float | None = None
+    """Share of the neurons that an atom of `snmf` keeps; by default 0.01."""
     seed: int = 0
     """Of every random choice among the rows."""
     backend: str = "auto"
@@ -95,7 +99,7 @@ class BuildRequest:
             of_greedy = self.max_unexplained is not None or self.block is not None
             object.__setattr__(self, "method", "greedy" if of_greedy else "budget")
         one_of("method", self.method, get_args(Method))
-        whole("seed", self.seed, least=0)
+        seed_number(self.seed)
         if self.coding is not None and not isinstance(self.coding, Coding):
             raise OptionError(f"coding must be an itda Coding. Got {type(self.coding).__name__} instead.")
         if self.coding is not None and self.steps is not None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from itda.building.pools import Encoder
+from itda.building.reservoir import evenly
 from itda.pursuit import rebuild
 
 _ROWS = 16_384
@@ -27,7 +28,7 @@ class Likeness(NamedTuple):
     @classmethod
     def of(cls, rows: Tensor, atoms: Tensor, encode: Encoder, *, exponent: float) -> Self:
         """From what atoms (A, D) leave of rows (N, D); exponent 0 gives plain inner products."""
-        some = rows[:: -(-len(rows) // _ROWS)]
+        some = rows[evenly(len(rows), _ROWS)]
         left = some - rebuild(encode(some, atoms), atoms)
         _, directions = torch.linalg.eigh((some.T @ some).double())
         directions = directions.float()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from itda.errors import OptionError
-from itda.options import one_of, whole
+from itda.options import one_of, seed_number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class CaptureOptions:
         for name in ("special_tokens", "sinks"):
             one_of(name, getattr(self, name), ("drop", "keep"))
         one_of("padding_side", self.padding_side, ("right", "left"))
-        whole("seed", self.seed, least=0)
+        seed_number(self.seed)
         _above("sink_ratio", self.sink_ratio, 1)
         norms = self.sink_norm.values() if isinstance(self.sink_norm, Mapping) else [self.sink_norm]
         for norm in norms:

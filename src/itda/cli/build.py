@@ -60,7 +60,9 @@ def build(
         typer.Option(help="Rows kept by the methods that go through them again; by default 32 for each atom."),
     ] = None,
     passes: Annotated[int | None, typer.Option(help="How many times these go through them.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="How many times budget exchanges atoms; by default 3.")] = None,
     parts: Annotated[int | None, typer.Option(help="Activations in a mixture, 1 to 5; by default 5.")] = None,
+    kept: Annotated[float | None, typer.Option(help="Share of neurons that an atom of snmf keeps.")] = None,
     held_out: Annotated[
         float, typer.Option(help="Share of the documents that is left for evaluation; 0 to build from all.")
     ] = 0.1,
@@ -124,7 +126,7 @@ def build(
     asked: dict[str, Any] = {
         "atoms": atoms, "steps": steps, "method": method, "max_unexplained": max_unexplained,
         "max_cosine_gap": max_cosine_gap, "center": center, "block": block, "memory": memory, "pool": pool,
-        "passes": passes, "parts": parts, "seed": seed,
+        "passes": passes, "rounds": rounds, "parts": parts, "kept": kept, "seed": seed,
     }  # fmt: skip
     if pursuit or signed or refit or stop_at is not None:
         if steps is None:

@@ -221,6 +221,20 @@ class Dictionary:
                 f"Capture them at {self.site!r}, or pass their .rows to go on all the same."
             )
 
+    def check_same_place(self, other: "Dictionary", name: str) -> None:
+        """Refuse a dictionary of another model or site; one of bare rows need only have the width.
+
+        Raises: MismatchError; OptionError for what is no dictionary.
+        """
+        checked_dictionary(other)
+        if other.width != self.width:
+            raise MismatchError(f"{name} has width {other.width:,}, not {self.width:,}: it is of another place.")
+        if self.provenance is None or other.provenance is None:
+            return
+        self.provenance.model.check_same(other.provenance.model, name)
+        if other.site != self.site:
+            raise MismatchError(f"{name} was built at {other.site!r}, and this dictionary at {self.site!r}.")
+
     def check_named(self, purpose: str) -> None:
         """Refuse learned atoms: no text names them.
 

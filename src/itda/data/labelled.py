@@ -51,7 +51,7 @@ def _json(content: str, file: Path) -> list[Any]:
 
 
 def _json_lines(content: str, file: Path) -> list[Any]:
-    return [json.loads(line) for line in content.splitlines() if line.strip()]
+    return [json.loads(line) for line in content.split("\n") if line.strip()]
 
 
 def _table(content: str, file: Path) -> list[Any]:

@@ -23,7 +23,7 @@ from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import divergence, next_token_loss, predict
 from itda.models.sites import Site
-from itda.options import whole
+from itda.options import seed_number, whole
 from itda.pursuit import Coding
 
 _WORDS = 5  # tokens that are shown of those it makes likelier
@@ -54,7 +54,7 @@ class Effect:
     @property
     def lift(self) -> float:
         """How many times as much it changes as a random direction does."""
-        return self.kl / self.kl_random if self.kl_random else float("inf")
+        return self.kl / self.kl_random if self.kl_random else (float("inf") if self.kl else 1.0)
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,15 @@ def ablate(
     where = place_of(dictionary, model, site, check_model)
     if not model.predicts:
         raise ModelError(f"{model.id} predicts no next token, so nothing shows what an atom does to that.")
-    for name, value in (("count", count), ("windows", windows)):
+    for name, value in (("count", count), ("windows", windows), ("tokens", 1 if tokens is None else tokens)):
         whole(name, value)
-    whole("seed", seed, least=0)
-    wrong = [atom for atom in atoms or () if not isinstance(atom, int) or not 0 <= atom < len(dictionary)]
+    seed_number(seed)
+    if atoms is not None and not isinstance(atoms, Sequence):
+        raise OptionError(f"atoms must be a list of numbers. Got {atoms!r} instead.")
+    wrong = [
+        atom for atom in atoms or ()
+        if not isinstance(atom, int) or isinstance(atom, bool) or not 0 <= atom < len(dictionary)
+    ]  # fmt: skip
     if wrong:
         raise OptionError(f"Atoms are numbers from 0 to {len(dictionary) - 1}. Got {wrong[0]!r} instead.")
     held_out, _ = held_out_of(dictionary, corpus)

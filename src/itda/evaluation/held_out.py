@@ -20,7 +20,7 @@ from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import divergence, next_token_loss, predict
 from itda.models.tokenizing import TokenWindow
-from itda.options import whole
+from itda.options import seed_number, whole
 from itda.pursuit import Coding, checked_coding
 from itda.shapes import finite
 
@@ -79,7 +79,7 @@ def held_out_of(dictionary: Dictionary, corpus: Corpus) -> tuple[Corpus, int]:
     Raises: CorpusError if none is left.
     """
     if not isinstance(corpus, Corpus):
-        raise CorpusError(f"evaluate needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
+        raise CorpusError(f"Held-out text is an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
     built_from = set(dictionary.documents)
     excluded = sum(id_ in built_from for id_ in corpus.ids)
     if not corpus.ids:
@@ -114,7 +114,7 @@ def tally_windows(
     """
     if tokens is not None:
         whole("tokens", tokens)
-    whole("seed", seed, least=0)
+    seed_number(seed)
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     length = min(captured.get("window") or model.window, model.positions)
     chosen = whole_windows(model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)

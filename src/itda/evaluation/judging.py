@@ -7,7 +7,7 @@ import os
 import random
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ from rich.text import Text
 from itda import progress as progress_bars
 from itda.data import files
 from itda.data.activations import Activations
-from itda.data.dictionary import Dictionary
+from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.sources import Source
 from itda.errors import ActivationError, FormatError, JudgeError, OptionError
 from itda.evaluation.examples import Examples, examples_of
-from itda.options import seconds, whole
+from itda.options import seconds, seed_number, whole
 from itda.pursuit import Coding, checked_coding
 
 _SHOWN = 5  # tokens that use the atom among those that are asked about, and as many that do not
-_TOO_MUCH, _UNAVAILABLE = 429, 500
+_ASK_AGAIN, _UNAVAILABLE = (408, 425, 429), 500
+_LONGEST_WAIT = 120.0  # seconds, whatever a service asks for
+_LONGEST_NUMBER = 4  # digits of the number of a text
 _TASK = (
     "A feature of a language model is active at some tokens of some texts. You see what the feature is taken from, "
     "then numbered texts in which one token stands in [brackets]. About half of them are places where the feature is "
@@ -44,7 +46,7 @@ class Judge:
     """Base of the service, as in `http://localhost:8000/v1`."""
     model: str
     """Its name for the model that answers."""
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     """Of the service; the variable ITDA_JUDGE_KEY by default. Never written anywhere."""
     timeout: float = 60.0
     """Seconds for one answer."""
@@ -58,6 +60,8 @@ class Judge:
             raise OptionError(f"The judge's url must begin with http:// or https://. Got {self.url!r} instead.")
         if not isinstance(self.model, str) or not self.model:
             raise OptionError("The judge needs the name of a model: model=.")
+        if self.key is not None and not isinstance(self.key, str):
+            raise OptionError("The judge's key must be a text.")
         whole("retries", self.retries, least=0)
         seconds("timeout", self.timeout)
         seconds("first_wait", self.first_wait)
@@ -69,7 +73,9 @@ class Judge:
         """
         import httpx
 
-        key = self.key or os.environ.get("ITDA_JUDGE_KEY")
+        key = (self.key or os.environ.get("ITDA_JUDGE_KEY") or "").strip()
+        if not re.fullmatch(r"[!-~]*", key):
+            raise OptionError("The judge's key has characters that no key has: only plain letters, digits and signs.")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         messages = [{"role": "system", "content": _TASK}, {"role": "user", "content": question}]
         body = {"model": self.model, "messages": messages, "temperature": 0}
@@ -79,13 +85,13 @@ class Judge:
             try:
                 url = f"{self.url.rstrip('/')}/chat/completions"
                 answer = httpx.post(url, json=body, headers=headers, timeout=self.timeout)
-            except httpx.TransportError as error:
+            except httpx.HTTPError as error:
                 problem = f"{type(error).__name__}: {error}"
             else:
                 if answer.status_code == httpx.codes.OK:
                     return _content(answer.text)
                 problem = f"status {answer.status_code}: {answer.text[:200]}"
-                if answer.status_code != _TOO_MUCH and answer.status_code < _UNAVAILABLE:
+                if answer.status_code not in _ASK_AGAIN and answer.status_code < _UNAVAILABLE:
                     break
                 wait = max(wait, _asked_to_wait(answer.headers.get("Retry-After")))
             if attempt < self.retries:
@@ -112,6 +118,8 @@ class Judgement:
     mean: float
     interval: tuple[float, float]
     """95 % bootstrap interval over atoms."""
+    unread: int = 0
+    """Answers that could not be read; they count as guesses."""
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain values."""
@@ -125,6 +133,8 @@ class Judgement:
             style="bold",
         )
         table = Table(show_edge=False, pad_edge=False)
+        if self.unread:
+            yield Text(f"{self.unread} answers could not be read and count as guesses")
         table.add_column("atom", justify="right")
         table.add_column("right", justify="right")
         table.add_column("what it is", no_wrap=True, overflow="ellipsis")
@@ -166,16 +176,22 @@ def judge_atoms(
         for a file of something else.
     Source: Paulo et al. 2024, detection scoring; here against tokens of the same kind.
     """
+    checked_dictionary(dictionary)
+    if not isinstance(judge, Judge):
+        raise OptionError(f"judge_atoms needs an itda Judge. Got {type(judge).__name__} instead.")
+    if not isinstance(answers, str | Path):
+        raise OptionError(f"answers must name a file. Got {answers!r} instead.")
     whole("atoms", atoms)
-    whole("seed", seed, least=0)
+    seed_number(seed)
     if not isinstance(activations, Activations) or not activations.sources.named:
         raise ActivationError("A judge reads text: give Activations, as itda.capture makes them.")
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     codes = dictionary.encode(activations, coding=used)
-    found, _ = examples_of(activations, codes, atoms=atoms, count=_SHOWN, least=_SHOWN, seed=seed)
+    found, _ = examples_of(activations, codes, folds=1, atoms=atoms, count=_SHOWN, least=_SHOWN, seed=seed)
     file = Path(answers)
     known = _known(file)
     judged: list[Judged] = []
+    unread = 0
     with progress_bars.bar("ask the judge", len(found), show=progress) as advance:
         for one in found:
             question, truth = _question(dictionary, activations, one, seed)
@@ -189,12 +205,13 @@ def judge_atoms(
                         "goes on from there."
                     ) from error
                 _keep(file, {"key": key, "atom": one.atom, "question": question, "answer": known[key]})
+            unread += _numbers(known[key]) is None
             judged.append(Judged(one.atom, dictionary.describe(one.atom), _right(known[key], truth)))
             advance(1)
     scores = np.array([one.right for one in judged])
     drawn = np.random.default_rng(seed).integers(len(scores), size=(1000, len(scores)))
     low, high = np.percentile(scores[drawn].mean(1), [2.5, 97.5]).tolist()
-    return Judgement(judge.model, tuple(judged), float(scores.mean()), (low, high))
+    return Judgement(judge.model, tuple(judged), float(scores.mean()), (low, high), unread)
 
 
 def _question(
@@ -223,21 +240,30 @@ def _content(body: str) -> str:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError) as error:
         raise JudgeError(f"The judge's answer is not of the chat protocol: {body[:200]!r}.") from error
-    return str(content)
+    if not isinstance(content, str):
+        raise JudgeError(f"The judge's answer has no text: {body[:200]!r}.")
+    return content
 
 
 def _right(answer: str, truth: list[bool]) -> float:
     """Balanced accuracy of an answer; one that cannot be read is a guess."""
-    said = re.search(r'"active"\s*:\s*\[([\d,\s]*)\]', answer)
+    said = _numbers(answer)
     if said is None:
         return 0.5
-    named = {int(number) - 1 for number in re.findall(r"\d+", said[1])}
+    named = {int(number) - 1 for number in said if len(number) <= _LONGEST_NUMBER}
     chosen, uses = np.isin(np.arange(len(truth)), list(named)), np.array(truth)
     return float((chosen[uses].mean() + (~chosen)[~uses].mean()) / 2)
 
 
+def _numbers(answer: str) -> list[str] | None:
+    """The numbers of the texts that an answer names, or None if it cannot be read."""
+    said = re.search(r'"active"\s*:\s*\[([\d,\s]*)\]', answer)
+    return None if said is None else re.findall(r"\d+", said[1])
+
+
 def _asked_to_wait(header: str | None) -> float:
-    return float(header) if header and re.fullmatch(r"\d+(\.\d+)?", header) else 0.0
+    asked = float(header) if header and re.fullmatch(r"\d{1,9}(\.\d{1,9})?", header) else 0.0
+    return min(asked, _LONGEST_WAIT)
 
 
 def _known(file: Path) -> dict[str, str]:

@@ -43,7 +43,9 @@ class Pooled:
                 f"Features must be a tensor with a row of features for each activation. Got {type(found).__name__} of "
                 f"shape {shape} for {len(owners)} activations."
             )
-        found = found.detach().float().cpu()
+        found = finite(found.detach().float().cpu(), "Features")
+        if not found.shape[1]:
+            raise OptionError("Features must have a column at least. Got none.")
         if self._sums is None:
             self._sums = np.zeros((self._texts, found.shape[1]), np.float32)
         np.add.at(self._sums, owners.numpy(), found.numpy())

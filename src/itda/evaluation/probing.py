@@ -14,11 +14,12 @@ from rich.text import Text
 from torch import Tensor
 
 from itda.data.dictionary import Dictionary
+from itda.data.text_files import clean
 from itda.errors import CorpusError, OptionError
 from itda.evaluation.pooling import Features, Matrix, pool
 from itda.explaining import place_of
 from itda.models.loading import Model
-from itda.options import share, whole
+from itda.options import seed_number, share, whole
 from itda.pursuit import Coding
 
 OWN = "this dictionary"
@@ -26,6 +27,7 @@ ALL = "all"
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the regularisation, the best on a part of the training texts is taken
 _FEW = 1.0  # the same for a handful of features, where it hardly matters
 _LEAST = 4  # texts of a class, so that it is in every part
+_LEAST_TO_TRAIN = 2
 
 Encoder = Callable[[Tensor], Tensor]
 """Activations float32 (n, D) -> features float32 (n, F)."""
@@ -120,26 +122,40 @@ def probe(
     Raises: OptionError for labels that cannot be told apart; CorpusError for texts without tokens; MismatchError.
     Source: Gurnee et al. 2023, and Karvonen et al. 2025 (SAEBench), for probes on few features.
     """
+    if not isinstance(sizes, Sequence):
+        raise OptionError(f"sizes must be a list of numbers of features, as in (1, 5). Got {sizes!r} instead.")
     for size in sizes:
         whole("sizes", size)
+    if others is not None and not isinstance(others, Mapping):
+        raise OptionError(f"others must be dictionaries or functions by name. Got {type(others).__name__} instead.")
     share("test", test)
     whole("resamples", resamples)
-    whole("seed", seed, least=0)
+    seed_number(seed)
     where = place_of(dictionary, model, site, check_model)
     known = _checked_labels(texts, labels)
+    readable = [clean(text, f"Text {number}") for number, text in enumerate(texts)]
     capture: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     kinds = {OWN: _codes_of(dictionary, dictionary.coding if coding is None else coding, steps)}
     for name, other in (others or {}).items():
         if name in (OWN, *_BASELINES):
             raise OptionError(f"{name!r} is the name of something that is measured anyway. Choose another.")
-        kinds[name] = _codes_of(other, other.coding, None) if isinstance(other, Dictionary) else (other, 0)
+        if isinstance(other, Dictionary):
+            dictionary.check_same_place(other, repr(name))
+            kinds[name] = _codes_of(other, other.coding, None)
+        elif callable(other):
+            kinds[name] = other, 0
+        else:
+            raise OptionError(f"{name!r} must be a Dictionary or a function. Got {type(other).__name__} instead.")
     directions = torch.randn(dictionary.width, len(dictionary), generator=torch.Generator().manual_seed(seed))
     kinds |= {"activation": (lambda rows: rows, dictionary.width)}
     kinds |= {"random directions": (lambda rows: rows @ directions, len(dictionary))}
-    pooled, tokens, counts = pool(model, where, list(texts), kinds, capture=capture, progress=progress)
+    pooled, tokens, counts = pool(model, where, readable, kinds, capture=capture, progress=progress)
     if not counts.all():
         raise CorpusError(f"Text {int(np.argmin(counts))} has no token that is decomposed. Leave it and its label out.")
     trained, tested = _split(known, test, seed)
+    rarest = min(np.unique(known[trained], return_counts=True)[1])
+    if rarest < _LEAST_TO_TRAIN or len(set(known[trained])) < len(set(known)):
+        raise OptionError(f"test={test} leaves {rarest} texts of a label to train on. Lower it, or give more texts.")
     pooled |= {"principal components": _components(pooled["activation"], trained), "token identity": tokens}
     names = sorted(set(known))
     right = {
@@ -170,8 +186,15 @@ def _codes_of(dictionary: Dictionary, coding: Coding, steps: int | None) -> tupl
 
 
 def _checked_labels(texts: Sequence[str], labels: Sequence[Any]) -> NDArray[np.str_]:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise OptionError("probe needs a list of texts and a list of their labels.")
+    for given in (texts, labels):
+        if isinstance(given, str) or not hasattr(given, "__len__"):
+            raise OptionError("probe needs a list of texts and a list of their labels.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise OptionError(f"Text {number} is no text: {text!r}.")
+    missing = [number for number, label in enumerate(labels) if label is None or label != label]
+    if missing:
+        raise OptionError(f"Text {missing[0]} has no label. Leave it out.")
     if len(texts) != len(labels):
         raise OptionError(f"Every text needs a label. Got {len(texts)} texts and {len(labels)} labels.")
     known = np.array([str(label) for label in labels])

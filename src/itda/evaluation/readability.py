@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from itda.data.activations import Activations
-from itda.data.dictionary import Dictionary
+from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.sources import Source
 from itda.errors import ActivationError
 from itda.evaluation.examples import Examples, examples_of
-from itda.options import whole
+from itda.options import seed_number, whole
 from itda.pursuit import Coding, checked_coding
 
 _SUFFIXES = (1, 2, 3, 4, 6, 8, 12, 16)  # characters before the token
@@ -135,14 +135,16 @@ def read_atoms(
     Returns: the report; str() of it is a table.
     Raises: ActivationError without text or with too few tokens; MismatchError for another model's activations.
     """
-    for name, value in (("atoms", atoms), ("examples", examples), ("resamples", resamples)):
+    checked_dictionary(dictionary)
+    whole("examples", examples, least=_LEAST)
+    for name, value in (("atoms", atoms), ("resamples", resamples)):
         whole(name, value)
-    whole("seed", seed, least=0)
+    seed_number(seed)
     if not isinstance(activations, Activations) or not activations.sources.named:
         raise ActivationError("Atoms are read from text: give Activations, as itda.capture makes them.")
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     codes = dictionary.encode(activations, coding=used)
-    found, shown = examples_of(activations, codes, atoms=atoms, count=examples, least=_LEAST, seed=seed)
+    found, shown = examples_of(activations, codes, folds=_FOLDS, atoms=atoms, count=examples, least=_LEAST, seed=seed)
     reader = _Reader(activations)
     read = tuple(reader.read(one, dictionary) for one in found)
     scores = {name: np.array([getattr(atom, name) for atom in read]) for name in _LABELS}
@@ -184,30 +186,33 @@ class _Reader:
             atom=examples.atom,
             text=dictionary.describe(examples.atom),
             examples=len(using),
-            token=self._learned(using, others, _token),
-            context=self._learned(using, alike, _context),
-            context_token=self._learned(using, alike, _token),
+            token=self._learned(using, others, examples.fold.numpy(), _token),
+            context=self._learned(using, alike, examples.fold.numpy(), _context),
+            context_token=self._learned(using, alike, examples.fold.numpy(), _token),
             source=float(roc_auc_score(truth, self._likeness(names, [*using, *alike]))),
             source_any=float(roc_auc_score(truth, self._likeness(names, [*using, *others], token=True))),
         )
 
     def _learned(
-        self, using: Sequence[Source], beside: Sequence[Source], features: Callable[[Source], list[str]]
+        self,
+        using: Sequence[Source],
+        beside: Sequence[Source],
+        fold: NDArray[np.int64],
+        features: Callable[[Source], list[str]],
     ) -> float:
-        """Area under the curve of a reader that is asked, in turns, about documents from which it saw no use."""
+        """Area under the curve of a reader that is asked, in turns, about documents of which it saw nothing."""
         from sklearn.feature_extraction.text import TfidfTransformer
         from sklearn.kernel_ridge import KernelRidge
         from sklearn.metrics import roc_auc_score
-        from sklearn.model_selection import GroupKFold
 
-        places = np.unique([source.document for source in using], return_inverse=True)[1]
-        count = len(set(places))
-        if count < 2:
+        folds = np.unique(fold)
+        if len(folds) < 2:
             return 0.5
         matrix = TfidfTransformer().fit_transform(self._hashed([features(source) for source in [*using, *beside]]))
         areas, size = [], len(using)
-        for train, test in GroupKFold(min(_FOLDS, count), shuffle=True, random_state=0).split(places, groups=places):
+        for number in folds:
             # A use and its counterpart stay together: a token that is in one class more often would give itself away
+            train, test = np.nonzero(fold != number)[0], np.nonzero(fold == number)[0]
             seen, asked = (np.concatenate([part, part + size]) for part in (train, test))
             reader = KernelRidge(alpha=1.0).fit(matrix[seen], np.repeat([1.0, -1.0], len(train)))
             said = reader.predict(matrix[asked]).round(9)  # the last bits of equal answers differ

@@ -14,7 +14,7 @@ from torch import Tensor
 from itda.data.activations import Activations
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import ActivationError, OptionError
-from itda.options import whole
+from itda.options import seed_number
 from itda.pursuit import Codes, Coding, checked_coding
 from itda.shapes import as_matrix
 
@@ -83,14 +83,18 @@ def compare_codes(
         noise: lengths of random changes of an activation, in its distance from the dictionary's mean.
         others: dictionaries of the same place, such as one built with another seed or from the documents in another
             order. Their atoms count as these where they come from the same token of the same text, or point the same
-            way (cosine at least 0.9, either sign).
+            way (cosine at least 0.9; either sign where codes have both).
         steps, coding: instead of the dictionary's own coding. One step more and one less are tried as well.
         seed: of the noise, and of which rows are compared for chance.
     Returns: the report; str() of it is a table.
     Raises: ActivationError for fewer than two rows; OptionError; MismatchError.
     """
     checked_dictionary(dictionary)
-    whole("seed", seed, least=0)
+    seed_number(seed)
+    if not isinstance(noise, Sequence):
+        raise OptionError(f"noise must be a list of lengths, as in (0.05,). Got {noise!r} instead.")
+    if others is not None and not isinstance(others, Mapping):
+        raise OptionError(f"others must be dictionaries by name. Got {type(others).__name__} instead.")
     for length in noise:
         if not isinstance(length, int | float) or not 0 < length < float("inf"):
             raise OptionError(f"noise must be lengths above 0, as shares of an activation's. Got {length!r} instead.")
@@ -103,6 +107,8 @@ def compare_codes(
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     generator = torch.Generator().manual_seed(seed)
     own = dictionary.encode(rows, coding=used)
+    if not bool((own.atoms >= 0).any()):
+        raise ActivationError("None of these activations has a code, so there is nothing to compare.")
     changes = {}
     for length in noise:
         random = torch.nn.functional.normalize(torch.randn(rows.shape, generator=generator), dim=1)
@@ -114,10 +120,10 @@ def compare_codes(
             codes = dictionary.encode(rows, coding=used.with_options(steps=used.steps + more))
             changes[f"{used.steps + more} steps"] = kept(own, codes, seed=seed)
     for name, other in (others or {}).items():
-        checked_dictionary(other)
-        if other.width != dictionary.width:
-            raise OptionError(f"{name!r} has width {other.width}, not {dictionary.width}: it is of another place.")
-        counterpart = counterparts(dictionary, other)
+        if name in changes:
+            raise OptionError(f"{name!r} is the name of a change that is measured anyway. Choose another.")
+        dictionary.check_same_place(other, repr(name))
+        counterpart = counterparts(dictionary, other, signed=not used.nonnegative)
         codes = other.encode(rows, coding=used.with_options(steps=min(used.steps, len(other))))
         same = len(set(counterpart[counterpart >= 0].tolist())) / len(other)
         found = kept(own, codes, counterpart=counterpart, seed=seed)
@@ -158,11 +164,15 @@ def kept(codes: Codes, others: Codes, *, counterpart: Tensor | None = None, seed
     )
 
 
-def counterparts(dictionary: Dictionary, other: Dictionary) -> Tensor:
-    """For each atom (A,) that of another dictionary which is the same, by name or by direction; -1 for none."""
+def counterparts(dictionary: Dictionary, other: Dictionary, *, signed: bool) -> Tensor:
+    """For each atom (A,) that of another dictionary which is the same, by name or by direction; -1 for none.
+
+    With `signed` codes the opposite direction is the same atom.
+    """
     found = torch.full((len(dictionary),), -1, dtype=torch.int64)
     for start in range(0, len(dictionary), _AT_ONCE):
-        alike, place = (dictionary.atoms[start : start + _AT_ONCE] @ other.atoms.T).abs().max(1)
+        cosines = dictionary.atoms[start : start + _AT_ONCE] @ other.atoms.T
+        alike, place = (cosines.abs() if signed else cosines).max(1)
         found[start : start + _AT_ONCE] = torch.where(alike >= _ALIKE, place, -1)
     if dictionary.sources.named and other.sources.named and dictionary.kind == other.kind == "activations":
         place_of = {key: place for place, key in enumerate(other.sources.keys())}
