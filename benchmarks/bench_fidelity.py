@@ -20,7 +20,7 @@ import saes
 from cells import Cell, Cells
 from common import DATA, clock, model_folder, report
 from fronts import draw
-from scoring import HeldOut, Rebuild, of_dictionary
+from scoring import HeldOut, Way, of_dictionary
 
 import itda
 from itda.pursuit import default_coding, prepare, pursue, rebuild
@@ -138,49 +138,63 @@ def dictionaries() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def autoencoders(case: Case, cells: Cells, training: Cells) -> None:
     """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
-    rate, passes = converged(case, training)
     for share in SHARES:
         facts = case.facts(case.steps(share))
+        rate, passes = converged(case, facts["steps"], training)
         everything = case.seed == 0 and (case.name not in LARGE or share == SWEPT_AT)
         for kind in AUTOENCODERS if everything else AUTOENCODERS[:1]:
             if cells.where(**facts, method=kind):
                 continue
             trained = train(case, kind, facts["steps"], rate, passes)
             made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
-            cells.add(**facts, method=kind, coding="own", **made, **case.place.scores(trained.rebuild))
+            cells.add(**facts, method=kind, coding="own", **made, **case.place.scores(trained.way))
             if kind == "topk":
                 method = {"method": "pursuit on topk", "coding": "default"}
                 cells.add(**facts, **method, **made, **case.place.scores(pursuit_on(trained, facts["steps"])))
         print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: autoencoders", flush=True)
 
 
-def converged(case: Case, training: Cells) -> tuple[float, int]:
-    """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 2 %."""
-    steps = case.steps(SWEPT_AT)
+def converged(case: Case, steps: int, training: Cells) -> tuple[float, int]:
+    """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 2 %.
+
+    The passes are those for one number of steps; the rate is swept for each, with few passes, and then as much slower
+    as many passes had made it there.
+    """
+    swept_at = case.steps(SWEPT_AT)
+    first, most = PASSES_OF_LARGE if case.name in LARGE else PASSES
+    best = {size: min(RATES, key=lambda rate: fvu_of(case, size, rate, first, training)) for size in (steps, swept_at)}
 
     def fvu(rate: float, passes: int) -> float:
-        facts = {"model": case.name, "steps": steps, "rate": rate, "passes": passes}
-        known = training.where(**facts)
-        if known:
-            return float(known[0]["fvu"])
-        trained = train(case, "topk", steps, rate, passes)
-        scores = case.place.scores(trained.rebuild)
-        training.add(**facts, seconds=round(trained.seconds, 2), **scores)
-        print(f"{case.name}, rate {rate}, {passes} passes: {scores['fvu']:.4f}", flush=True)
-        return scores["fvu"]
+        return fvu_of(case, swept_at, rate, passes, training)
 
-    passes, most = PASSES_OF_LARGE if case.name in LARGE else PASSES
-    rate = min(RATES, key=lambda rate: fvu(rate, passes))
-    # What is best for few passes is often too fast for many
-    slower = RATES[max(0, RATES.index(rate) - 1)]
+    rate, passes = best[swept_at], first
     while passes < most:
+        # What is best for few passes is often too fast for many
+        slower = slowed(rate, 1)
         before, after = fvu(rate, passes), min(fvu(rate, 2 * passes), fvu(slower, 2 * passes))
         if after < before:
             rate, passes = min((rate, slower), key=lambda rate: fvu(rate, 2 * passes)), 2 * passes
         if after > (1 - GAIN) * before:
             break
-        slower = RATES[max(0, RATES.index(rate) - 1)]
-    return rate, passes
+    return slowed(best[steps], RATES.index(best[swept_at]) - RATES.index(rate)), passes
+
+
+def slowed(rate: float, places: int) -> float:
+    """A rate so many places further down, or the lowest."""
+    return RATES[max(0, RATES.index(rate) - places)]
+
+
+def fvu_of(case: Case, steps: int, rate: float, passes: int, training: Cells) -> float:
+    """Of a TopK autoencoder; measured once."""
+    facts = {"model": case.name, "steps": steps, "rate": rate, "passes": passes}
+    known = training.where(**facts)
+    if known:
+        return float(known[0]["fvu"])
+    trained = train(case, "topk", steps, rate, passes)
+    scores = case.place.scores(trained.way)
+    training.add(**facts, seconds=round(trained.seconds, 2), **scores)
+    print(f"{case.name}, {steps} steps, rate {rate}, {passes} passes: {scores['fvu']:.4f}", flush=True)
+    return scores["fvu"]
 
 
 def train(case: Case, kind: str, steps: int, rate: float, passes: int) -> saes.TrainedSae:
@@ -206,16 +220,15 @@ def trained_anew(case: Case, kind: str, steps: int, rate: float, passes: int) ->
     return saes.train(rows, case.atoms, steps, kind=kind, rate=rate, passes=passes, seed=case.seed, start=start)
 
 
-def pursuit_on(trained: saes.TrainedSae, steps: int) -> Rebuild:
+def pursuit_on(trained: saes.TrainedSae, steps: int) -> Way:
     """A pursuit on the decoder of an autoencoder, in place of its encoder."""
     directions, bias = trained.directions()
     prepared, coding = prepare(directions), default_coding(steps)
 
-    def found(rows: Any) -> Any:
-        codes = pursue(rows - bias, prepared, coding)
-        return rebuild(codes, directions) + bias, codes.l0
-
-    return found
+    return Way(
+        lambda rows: pursue(rows - bias, prepared, coding),
+        lambda codes: (rebuild(codes, directions) + bias, codes.l0),
+    )
 
 
 def corpus(name: str) -> itda.Corpus:

@@ -8,11 +8,9 @@ Needs what bench_fidelity.py has measured of these models: paper mode's best thr
 import argparse
 from typing import Any
 
-import torch
 from bench_fidelity import SWEPT_AT, Case, best_paper, converged, train
 from cells import Cells
 from common import DATA, report
-from torch import Tensor
 
 import itda
 
@@ -50,19 +48,14 @@ def made(case: Case, steps: int) -> tuple[itda.Dictionary, dict[str, Any]]:
     cells = Cells("fidelity").where(**case.facts(steps))
     best = best_paper(cells, cells[0], "fvu")
     gap = next(float(cell["method"].split()[-1]) for cell in cells if cell["fvu"] == best and "gap" in cell["method"])
-    rate, passes = converged(case, Cells("autoencoder_training"))
+    rate, passes = converged(case, steps, Cells("autoencoder_training"))
     trained = train(case, "topk", steps, rate, passes)
-
-    def features(rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            active: Tensor = trained.sae.encode(rows)
-        return active.to_dense() if active.is_sparse else active
 
     others = {
         "mixture": build(method="mixture"),
         "signed": build(coding=itda.Coding(steps=steps, method="omp")),
         f"paper mode, gap {gap}": build(method="paper", max_cosine_gap=gap),
-        f"TopK SAE, {passes} passes": features,
+        f"TopK SAE, {passes} passes": trained.features,
     }
     return build(), others
 

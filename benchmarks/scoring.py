@@ -4,7 +4,7 @@ For what is no dictionary: autoencoders, and whatever else gives back rows for r
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import clock
@@ -17,8 +17,14 @@ from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import next_token_loss, predict
 
-Rebuild = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Rows (n, D) -> their reconstruction (n, D) and how many directions each used (n,)."""
+
+class Way(NamedTuple):
+    """A way to write rows as codes, and back."""
+
+    encode: Callable[[Tensor], Any]
+    """Rows (n, D) -> codes."""
+    decode: Callable[[Any], tuple[Tensor, Tensor]]
+    """Codes -> the rows that they stand for (n, D), and how many directions each used (n,)."""
 
 
 class HeldOut:
@@ -55,14 +61,15 @@ class HeldOut:
             if model.predicts:
                 self.clean.append(self._loss(inputs, None))
 
-    def scores(self, rebuild: Rebuild) -> dict[str, float]:
-        """FVU, residual FVU, rise of the loss in nats (for models that predict), mean L0, and seconds for a million."""
-        rebuild(self.rows[0])  # what is prepared once is no part of the time
+    def scores(self, way: Way) -> dict[str, float]:
+        """FVU, residual FVU, rise of the loss in nats (of models that predict), mean L0; seconds to encode a million."""
+        way.encode(self.rows[0])  # what is prepared once is no part of the time
         error = l0 = loss = clean = predictions = seconds = 0.0
         for number, (inputs, rows, kept) in enumerate(zip(self.batches, self.rows, self.kept, strict=True)):
             begin = clock()
-            rebuilt, used = rebuild(rows)
+            codes = way.encode(rows)
             seconds += clock() - begin
+            rebuilt, used = way.decode(codes)
             error += float((rows - rebuilt)[kept].double().square().sum())
             l0 += float(used[kept].sum())
             if self.model.predicts:
@@ -95,11 +102,6 @@ class HeldOut:
         return float((loss * predicts).double().sum()), float(predicts.sum())
 
 
-def of_dictionary(dictionary: itda.Dictionary, coding: itda.Coding | None = None) -> Rebuild:
-    """What a dictionary makes of rows."""
-
-    def rebuild(rows: Tensor) -> tuple[Tensor, Tensor]:
-        codes = dictionary.encode(rows, coding=coding)
-        return dictionary.decode(codes), codes.l0
-
-    return rebuild
+def of_dictionary(dictionary: itda.Dictionary, coding: itda.Coding | None = None) -> Way:
+    """A pursuit on a dictionary."""
+    return Way(lambda rows: dictionary.encode(rows, coding=coding), lambda codes: (dictionary.decode(codes), codes.l0))
