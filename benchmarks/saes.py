@@ -141,7 +141,7 @@ def inference(sae: Any) -> Any:
 
 
 def use_as_many(sae: Any, rows: Tensor, wanted: float) -> None:
-    """Scale the thresholds of an autoencoder so that rows use so many features in the mean; its own use up to 9 % fewer."""
+    """Scale the thresholds of an autoencoder so that rows use as many features in the mean as were asked for."""
     own = sae.threshold.detach().clone()
     low, high = 0.1, 10.0
     for _ in range(20):

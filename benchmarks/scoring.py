@@ -62,7 +62,7 @@ class HeldOut:
                 self.clean.append(self._loss(inputs, None))
 
     def scores(self, way: Way) -> dict[str, float]:
-        """FVU, residual FVU, rise of the loss in nats (of models that predict), mean L0; seconds to encode a million."""
+        """FVU, residual FVU, rise of the loss in nats where one is predicted, mean L0, seconds to encode a million."""
         way.encode(self.rows[0])  # what is prepared once is no part of the time
         error = l0 = loss = clean = predictions = seconds = 0.0
         for number, (inputs, rows, kept) in enumerate(zip(self.batches, self.rows, self.kept, strict=True)):
