@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCHMARKS := $(filter-out %_gpu.py %bench_fidelity.py %bench_codings.py,$(wildcard benchmarks/bench_*.py))
+OF_FIDELITY := codings controls sites stability probing
+OTHERS := $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py))
+BENCHMARKS := $(filter-out $(patsubst %,benchmarks/bench_%.py,fidelity $(OF_FIDELITY)),$(OTHERS))
 
 .PHONY: help setup demo test torture fuzz soak lint format bench bench-fidelity docs clean
 
@@ -12,7 +14,7 @@ help:
 	@echo "make lint   style, types and layers        make docs   write the generated pages of docs/"
 	@echo "make torture, make fuzz, make soak   a hundred kills; 100,000 damaged files; half an hour in one process"
 	@echo "make bench  every benchmark; tables on the terminal, numbers in benchmarks/results"
-	@echo "make bench-fidelity  builders beside autoencoders; hours, and goes on where it was stopped"
+	@echo "make bench-fidelity  builders beside autoencoders, codings, controls, sites; hours, and goes on where it was stopped"
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "itda needs Python 3.11 or newer")'
@@ -59,7 +61,7 @@ bench: $(READY)
 bench-fidelity: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[peers]'
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/bench_fidelity.py
-	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench_codings.py
+	set -e; for script in $(OF_FIDELITY); do HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench_$$script.py; done
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

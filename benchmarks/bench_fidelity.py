@@ -44,12 +44,16 @@ SWEPT_AT = 0.06
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 GAIN = 0.02
 """In FVU, by twice the passes: less, and an autoencoder counts as converged."""
-PASSES, PASSES_OF_LARGE = (20, 320), (10, 80)
-"""At first, and at most."""
+PASSES = {64: (20, 320), 128: (10, 160)}
+PASSES_OF_WIDER = (10, 80)
+"""At first, and at most; by width."""
 COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
-METHODS = ("greedy", "budget", "mixture", "learned", "random", "kmeans", "token_means")
+JUDGED = ("budget", "mixture", "learned")
+"""With paper mode, what every seed is for; the others are measured with the first."""
+METHODS = ("greedy", *JUDGED, "random", "kmeans", "token_means")
 AUTOENCODERS = ("topk", "batchtopk", "topk from data")
 TRAINED = Path(__file__).parent / "trained"
+BESIDE = ("budget", "mixture", *AUTOENCODERS, "pursuit on topk")
 ORDER = ("paper", *METHODS, *AUTOENCODERS, "pursuit on topk")
 SCORES = ("fvu", "residual_fvu", "delta_ce")
 
@@ -100,22 +104,25 @@ def main() -> None:
             for name in asked.models:
                 builders(Case(name, seed), cells)
     if asked.only not in ("builders", "table"):
-        for seed in range(asked.seeds):
-            for name in asked.models:
-                if not (seed and name in LARGE):
-                    autoencoders(Case(name, seed), cells, training)
+        for kinds in (AUTOENCODERS[:1], AUTOENCODERS):
+            for seed in range(asked.seeds):
+                for name in asked.models:
+                    if not (seed and name in LARGE):
+                        autoencoders(Case(name, seed), kinds, cells, training)
     known = finished(cells.all)
     draw(known)
-    report("fidelity", summary(known), tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS, threads=1)
+    facts = {"tokens": TOKENS, "held_out_tokens": HELD_OUT_TOKENS, "threads": 1}
+    report("fidelity", summary(known), **facts)
+    report("autoencoders", [row for row in summary(beside_autoencoders(known)) if row["method"] in BESIDE], **facts)
     if training.all:
         report("autoencoder_training", training.all, swept_at=SWEPT_AT)
 
 
 def builders(case: Case, cells: Cells) -> None:
     """Measure what is missing of the dictionaries of one model and seed."""
-    for share in SHARES:
+    for share in SHARES[bool(case.seed) :]:  # no bar is for the smallest
         facts = case.facts(case.steps(share))
-        for method, options in dictionaries():
+        for method, options in dictionaries(case.seed):
             if cells.where(**facts, method=method):
                 continue
             _, rows = case.place, case.activations.rows  # captured before the clock starts
@@ -130,19 +137,19 @@ def builders(case: Case, cells: Cells) -> None:
         print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: dictionaries", flush=True)
 
 
-def dictionaries() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every way to one, and the options it takes."""
-    yield from ((method, {"method": method}) for method in METHODS)
+def dictionaries(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every way to one that is measured with a seed, and the options it takes."""
+    yield from ((method, {"method": method}) for method in (JUDGED if seed else METHODS))
     yield from ((f"paper, gap {gap}", {"method": "paper", "max_cosine_gap": gap}) for gap in COSINE_GAPS)
 
 
-def autoencoders(case: Case, cells: Cells, training: Cells) -> None:
+def autoencoders(case: Case, kinds: tuple[str, ...], cells: Cells, training: Cells) -> None:
     """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
     for share in SHARES:
         facts = case.facts(case.steps(share))
         rate, passes = converged(case, facts["steps"], training)
         everything = case.seed == 0 and (case.name not in LARGE or share == SWEPT_AT)
-        for kind in AUTOENCODERS if everything else AUTOENCODERS[:1]:
+        for kind in kinds if everything else kinds[:1]:
             if cells.where(**facts, method=kind):
                 continue
             trained = train(case, kind, facts["steps"], rate, passes)
@@ -161,7 +168,7 @@ def converged(case: Case, steps: int, training: Cells) -> tuple[float, int]:
     as many passes had made it there.
     """
     swept_at = case.steps(SWEPT_AT)
-    first, most = PASSES_OF_LARGE if case.name in LARGE else PASSES
+    first, most = PASSES.get(case.width, PASSES_OF_WIDER)
     best = {size: min(RATES, key=lambda rate: fvu_of(case, size, rate, first, training)) for size in (steps, swept_at)}
 
     def fvu(rate: float, passes: int) -> float:
@@ -242,11 +249,22 @@ def corpus(name: str) -> itda.Corpus:
 
 def finished(cells: list[Cell]) -> list[Cell]:
     """Those of a model, seed and number of steps of which all dictionaries were measured."""
-    wanted = {method for method, _ in dictionaries()}
     there: dict[tuple[Any, ...], set[str]] = {}
     for cell in cells:
         there.setdefault((cell["model"], cell["seed"], cell["steps"]), set()).add(cell["method"])
-    return [cell for cell in cells if wanted <= there[cell["model"], cell["seed"], cell["steps"]]]
+
+    def is_there(cell: Cell) -> bool:
+        wanted = {method for method, _ in dictionaries(cell["seed"])}
+        return wanted <= there[cell["model"], cell["seed"], cell["steps"]]
+
+    return [cell for cell in cells if is_there(cell)]
+
+
+def beside_autoencoders(cells: list[Cell]) -> list[Cell]:
+    """Those of the models, seeds and numbers of steps with which a TopK autoencoder was trained too."""
+    same = ("model", "seed", "steps")
+    trained = {tuple(cell[name] for name in same) for cell in cells if cell["method"] == "topk"}
+    return [cell for cell in cells if tuple(cell[name] for name in same) in trained]
 
 
 def summary(cells: list[Cell]) -> list[Cell]:

@@ -14,8 +14,8 @@ LINES = {
     ("budget", "default"): ("budget: real activations", "#1f6f8b", "o"),
     ("mixture", "default"): ("mixture: of five named ones", "#2ca25f", "s"),
     ("learned", "default"): ("learned: no names", "#7b3294", "^"),
-    ("topk", "own"): ("TopK SAE, converged", "#d95f02", "D"),
-    ("batchtopk", "own"): ("BatchTopK SAE, converged", "#e6a15c", "d"),
+    ("topk", "own"): ("TopK SAE", "#d95f02", "D"),
+    ("batchtopk", "own"): ("BatchTopK SAE", "#e6a15c", "d"),
     ("pursuit on topk", "default"): ("pursuit on the TopK decoder", "#a63603", "v"),
 }
 

@@ -11,7 +11,7 @@ from common import clock
 from torch import Tensor
 
 import itda
-from itda.capturing import decomposed, in_groups, whole_windows
+from itda.capturing import decomposed, in_groups, whole_windows, window_length
 from itda.data.token_means import TokenMeans
 from itda.models import tokenizing
 from itda.models.loading import Model
@@ -41,7 +41,7 @@ class HeldOut:
     ) -> None:
         """Read about `tokens` tokens at a site, leaving out what the capture of the build rows left out."""
         self.model, self.place, self.means = model, model.site(site), means
-        length = min(capture.get("window") or model.window, model.positions)
+        length = window_length(model, capture)
         windows = whole_windows(model, corpus, tokens=tokens, length=length, bos=capture.get("bos"), seed=0)
         self.batches: list[dict[str, Tensor]] = []
         self.rows: list[Tensor] = []

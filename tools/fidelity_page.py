@@ -14,7 +14,7 @@ def tables() -> dict[str, list[Row]]:
     fidelity = _rows("fidelity")
     return {
         "paper": [_beside_paper(group) for group in _groups(fidelity)],
-        "saes": [_beside_saes(group) for group in _groups(fidelity) if "topk" in group],
+        "saes": [_beside_saes(group) for group in _groups(_rows("autoencoders"))],
         "codings": [_coding(row) for row in _rows("codings")],
         "controls": _controls(_rows("controls")),
         "sites": [_short(row, "model", "site", "method", "fvu", "delta_ce", "lift") for row in _rows("sites")],
@@ -87,10 +87,16 @@ def _beside_saes(group: dict[str, Row]) -> Row:
         "default": _scores(own),
         "mixture": _scores(mixture),
         **{name: _scores(group[name]) if name in group else "" for name in SAES},
+        "default / topk": _beside(own, sae),
+        "mixture / topk": _beside(mixture, sae),
         "passes": sae["passes"],
-        "s to make: default, mixture, TopK": f"{own['s']:.0f}, {mixture['s']:.0f}, {sae['s']:.0f}",
-        "s for a million: default, TopK": f"{own['s/M']:.0f}, {sae['s/M']:.0f}",
+        "s to make: default, mixture, topk": f"{own['s']:.0f}, {mixture['s']:.0f}, {sae['s']:.0f}",
+        "s for a million: default, topk": f"{own['s/M']:.0f}, {sae['s/M']:.0f}",
     }
+
+
+def _beside(row: Row, other: Row) -> str:
+    return " / ".join(f"{row[name] / other[name]:.2f}" for name in ("FVU", "dCE") if row[name] != "")
 
 
 def _coding(row: Row) -> Row:

@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from itda.capturing import decomposed
+from itda.capturing import decomposed, window_length
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.heads import name_heads
 from itda.data.mixtures import Ingredient
@@ -19,6 +19,7 @@ from itda.errors import CorpusError, OptionError
 from itda.models import tokenizing
 from itda.models.loading import Model, checked_model
 from itda.pursuit import Coding
+from itda.shown import Shown
 
 _SHOWN = 3  # atoms of a token on the terminal
 _CONTEXT = 34  # characters of an atom's text before its token on the terminal
@@ -68,7 +69,7 @@ class ExplainedToken:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Shown):
     """A text as atoms. Print it, or take `to_json()`."""
 
     text: str
@@ -129,11 +130,6 @@ class Explanation:
             table.add_row(Text(printable(token.token)), missed, Text("\n").join(lines))
         yield table
 
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=120, color_system=None).print(self)
-        return stream.getvalue().rstrip()
-
     def to_svg(self, *, width: int = 110) -> str:
         """The table as a picture, self-contained: no font is fetched from anywhere."""
         console = Console(file=io.StringIO(), record=True, width=width)
@@ -172,7 +168,7 @@ def explain(
         raise CorpusError(f"explain needs a text that is not empty. Got {text!r}.")
     where = place_of(dictionary, model, site, check_model)
     captured: Any = dictionary.provenance.capture if dictionary.provenance else {}
-    length = min(captured.get("window") or model.window, model.positions)
+    length = window_length(model, captured)
     parts = tokenizing.windows(model, [text], length=length, bos=captured.get("bos"))[0]
     if not parts:
         raise CorpusError(f"The text {text!r} has no token for this model.")

@@ -236,6 +236,14 @@ def test_constant_rows_cannot_make_a_dictionary():
         make(torch.ones(100, 8), atoms=10)
 
 
+@pytest.mark.parametrize("method", ["budget", "greedy", "kmeans"])
+def test_a_row_beside_which_all_others_vanish_is_named_as_the_reason(method):
+    rows = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0))
+    rows[17] *= 1e18
+    with pytest.raises(ActivationError, match="times as long as most rows: leave the few far longer rows out"):
+        make(rows, atoms=50, steps=4, method=method)
+
+
 def test_a_shortfall_is_said():
     rows = torch.eye(6).repeat(20, 1)
     dictionary = make(rows, atoms=50, steps=4)

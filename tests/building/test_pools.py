@@ -150,7 +150,8 @@ def test_repeated_rows_are_one_atom_and_the_rest_is_said(rows):
     for method in ("budget", "mixture", "random", "learned"):
         dictionary = make(repeated, atoms=100, steps=2, method=method)
         assert len(dictionary) == 60
-        assert "Only 60 of 100 atoms" in dictionary.build.notes[0]
+        assert dictionary.build.notes == ("Only 60 of 100 atoms could be taken: there are no more different rows.",)
+    assert "the centres are nearest to no others" in make(repeated, atoms=100, steps=2, method="kmeans").build.notes[0]
     with pytest.raises(ActivationError, match="only 3 different ones"):
         make(rows[:3].repeat(20, 1), atoms=20, steps=4, method="budget")
 

@@ -27,6 +27,10 @@ class KmeansBuilder(PoolBuilder):
 
     method: ClassVar[str] = "kmeans"
 
+    @property
+    def _why_fewer(self) -> str:
+        return "the centres are nearest to no others"
+
     def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
         size = min(self.wanted, len(pool.rows))
         drawn = torch.randperm(len(pool.rows), generator=generator)[:size].sort().values
@@ -50,6 +54,10 @@ class TokenMeansBuilder(PoolBuilder):
     """The mean activations of the most frequent tokens: a dictionary that knows nothing but which token it was."""
 
     method: ClassVar[str] = "token_means"
+
+    @property
+    def _why_fewer(self) -> str:
+        return "the rows have no more different tokens"
 
     def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
         means = self._token_means.finish()

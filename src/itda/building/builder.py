@@ -26,6 +26,7 @@ from itda.shapes import as_matrix
 
 State = dict[str, Tensor]
 
+_OUTWEIGHED = 10.0  # a mean so many times as long as most rows is that of a few others
 _TIDY_ROWS = 8192  # after so many, memory that is free goes back to the system
 
 
@@ -111,14 +112,11 @@ class Builder(ABC):
         if size < self.coding.steps:
             raise ActivationError(
                 f"The {self.rows_seen:,} rows gave only {size} atoms, fewer than the {self.coding.steps} steps. "
-                "Give more varied rows, lower the threshold, or lower steps."
+                f"Give more varied rows, lower the threshold, or lower steps.{self._outliers(found.mean)}"
             )
         notes = []
-        if self.options.atoms is not None and size < self.options.atoms and self._wants_all_atoms:
-            notes.append(
-                f"Only {size:,} of {self.options.atoms:,} atoms could be taken: "
-                "the other rows are repeats of these or sums of them."
-            )
+        if self.options.atoms is not None and size < self.options.atoms and self._why_fewer:
+            notes.append(f"Only {size:,} of {self.options.atoms:,} atoms could be taken: {self._why_fewer}.")
         sample = pursue(self.sample - found.mean, found.prepared, self.coding, backend=self.backend)
         return Dictionary(
             atoms=found.prepared.atoms.clone(),
@@ -145,9 +143,17 @@ class Builder(ABC):
         )
 
     @property
-    def _wants_all_atoms(self) -> bool:
-        """Whether fewer atoms than asked for are a shortfall, not what a threshold decided."""
-        return True
+    def _why_fewer(self) -> str | None:
+        """Why there can be fewer atoms than were asked for; None where a threshold decides that."""
+        return "the other rows are repeats of these or sums of them"
+
+    def _outliers(self, mean: Tensor) -> str:
+        """A sentence for who has too few atoms because a few rows are so long that the others vanish beside them."""
+        usual = torch.linalg.vector_norm(self.sample, dim=1)
+        times = float(torch.linalg.vector_norm(mean)) / float(usual.median()) if len(usual) else 0.0
+        if not times > _OUTWEIGHED:
+            return ""
+        return f" The rows' mean is {times:.1g} times as long as most rows: leave the few far longer rows out."
 
     def state(self) -> State:
         """All that `restore` needs to go on, as tensors; good until the next update."""

@@ -57,8 +57,8 @@ class GreedyBuilder(BlockBuilder):
         return chosen
 
     @property
-    def _wants_all_atoms(self) -> bool:
-        return self.options.max_unexplained is None
+    def _why_fewer(self) -> str | None:
+        return super()._why_fewer if self.options.max_unexplained is None else None
 
     def _limit(self) -> float:
         """Atoms there may be after this block."""

@@ -47,8 +47,8 @@ class PaperBuilder(BlockBuilder):
         return chosen + [(start + index, float(gap[index])) for index in added.tolist()]
 
     @property
-    def _wants_all_atoms(self) -> bool:
-        return False
+    def _why_fewer(self) -> None:
+        return None
 
     def _cosine_gap(self, rows: Tensor) -> Tensor:
         """1 - cos(x, x^) of each row (n,); 0 for a row of zeros."""

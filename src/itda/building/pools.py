@@ -79,6 +79,10 @@ class PoolBuilder(Builder):
         return 0
 
     @property
+    def _why_fewer(self) -> str:
+        return "there are no more different rows"
+
+    @property
     def sample(self) -> Tensor:
         """See `Builder.sample`."""
         return self._reservoir.some(SAMPLE_ROWS)
@@ -93,7 +97,7 @@ class PoolBuilder(Builder):
         if len(pool.rows) < self.coding.steps:
             raise ActivationError(
                 f"The {self.rows_seen:,} rows have only {len(pool.rows)} different ones, fewer than the "
-                f"{self.coding.steps} steps. Give more varied rows, or lower steps."
+                f"{self.coding.steps} steps. Give more varied rows, or lower steps.{self._outliers(pool.mean)}"
             )
         to_encode = self._to_encode(len(pool.rows))
         if to_encode:

@@ -10,7 +10,7 @@ import torch
 from itda import progress as progress_bars
 from itda.capturing.options import CaptureOptions
 from itda.capturing.position import Position
-from itda.capturing.running import Capture, FewerRowsWarning, decomposed
+from itda.capturing.running import Capture, FewerRowsWarning, decomposed, window_length
 from itda.capturing.sampling import in_groups, whole_windows
 from itda.capturing.storing import capture_into
 from itda.data.activations import Activations, Block
@@ -32,6 +32,7 @@ __all__ = [
     "decomposed",
     "in_groups",
     "whole_windows",
+    "window_length",
 ]
 
 

@@ -295,6 +295,11 @@ class Capture:
         )
 
 
+def window_length(model: Model, captured: Mapping[str, Any]) -> int:
+    """Tokens in a window, as a capture had them; fewer where this model has fewer positions."""
+    return min(captured.get("window") or model.window, model.positions)
+
+
 def decomposed(window: TokenWindow, values: Tensor, captured: Mapping[str, Any]) -> Tensor:
     """Which tokens of a window a dictionary is meant for, bool (T,): those that its own capture kept.
 

@@ -1,6 +1,5 @@
 """What an atom does: the predictions of the model without it, everything else left as it is."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from rich.text import Text
 from torch import Tensor
 
 from itda import progress as progress_bars
-from itda.capturing import decomposed, in_groups, whole_windows
+from itda.capturing import decomposed, in_groups, whole_windows, window_length
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
 from itda.data.sources import printable
@@ -25,6 +24,7 @@ from itda.models.losses import divergence, next_token_loss, predict
 from itda.models.sites import Site
 from itda.options import seed_number, whole
 from itda.pursuit import Coding
+from itda.shown import Shown
 
 _WORDS = 5  # tokens that are shown of those it makes likelier
 
@@ -58,8 +58,10 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Effects:
+class Effects(Shown):
     """The answer of `ablate`, the strongest first."""
+
+    WIDTH = 140
 
     model: str
     site: str
@@ -87,11 +89,6 @@ class Effects:
             )  # fmt: skip
         yield table
         yield Text("KL at the tokens that use the atom; random: a random direction taken off as far.")
-
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=140, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 class _Window(NamedTuple):
@@ -180,7 +177,7 @@ def _read(
     steps: int | None, seed: int,
 ) -> list[_Window]:  # fmt: skip
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
-    length = min(captured.get("window") or model.window, model.positions)
+    length = window_length(model, captured)
     place = model.site(site)
     found = []
     chosen = whole_windows(model, corpus, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from itda import progress as progress_bars
-from itda.capturing import decomposed, in_groups, whole_windows
+from itda.capturing import decomposed, in_groups, whole_windows, window_length
 from itda.data.corpus import Corpus, Document
 from itda.data.dictionary import Dictionary
 from itda.errors import CorpusError
@@ -116,7 +116,7 @@ def tally_windows(
         whole("tokens", tokens)
     seed_number(seed)
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
-    length = min(captured.get("window") or model.window, model.positions)
+    length = window_length(model, captured)
     chosen = whole_windows(model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     randoms = random_atoms(dictionary, model, where, seed, memory=memory) if baselines else None

@@ -1,7 +1,6 @@
 """A language model as the reader of atoms: any service that speaks the chat protocol of OpenAI's API."""
 
 import hashlib
-import io
 import json
 import os
 import random
@@ -25,6 +24,7 @@ from itda.errors import ActivationError, FormatError, JudgeError, OptionError
 from itda.evaluation.examples import Examples, examples_of
 from itda.options import seconds, seed_number, whole
 from itda.pursuit import Coding, checked_coding
+from itda.shown import Shown
 
 _SHOWN = 5  # tokens that use the atom among those that are asked about, and as many that do not
 _ASK_AGAIN, _UNAVAILABLE = (408, 425, 429), 500
@@ -110,7 +110,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgement(Shown):
     """The answer of `judge_atoms`."""
 
     model: str
@@ -141,11 +141,6 @@ class Judgement:
         for one in sorted(self.atoms, key=lambda one: -one.right):
             table.add_row(str(one.atom), f"{one.right:.2f}", Text(one.text))
         yield table
-
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=120, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def judge_atoms(

@@ -92,6 +92,8 @@ class Tally:
             raise ValueError("its columns are not of the same documents")
         if self.usage.ndim != 1 or any(part.ndim != 1 for part in self.unexplained):
             raise ValueError("its rows are no rows")
+        if bool((self.usage < 0).any()) or bool((self.usage > int(table["count"].sum())).any()):
+            raise ValueError("its atoms are used by more rows than there are")
         one = {name: np.ones_like(column[0]) for name, column in table.items()}
         for name in self.names:
             vars(_scores(one, name)), vars(_scores(one, OWN, f", {EVERY}"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from itda import progress as progress_bars
-from itda.capturing import decomposed, in_groups
+from itda.capturing import decomposed, in_groups, window_length
 from itda.errors import OptionError
 from itda.models import tokenizing
 from itda.models.loading import Model
@@ -81,7 +81,7 @@ def pool(
         capture: options of the capture that the features were made for.
     Returns: name -> texts by features; how often each token id is in each text, as a share; tokens of each text.
     """
-    length = min(capture.get("window") or model.window, model.positions)
+    length = window_length(model, capture)
     place = model.site(site)
     cut = tokenizing.windows(model, texts, length=length, bos=capture.get("bos"))
     windows = [(owner, window) for owner, parts in enumerate(cut) for window in parts]

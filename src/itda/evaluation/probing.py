@@ -1,6 +1,5 @@
 """Can a label be read off a few features? Sparse probes on codes, beside the plain ways to features."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from itda.explaining import place_of
 from itda.models.loading import Model
 from itda.options import seed_number, share, whole
 from itda.pursuit import Coding
+from itda.shown import Shown
 
 OWN = "this dictionary"
 ALL = "all"
@@ -45,8 +45,10 @@ class Probed:
 
 
 @dataclass(frozen=True)
-class ProbeReport:
+class ProbeReport(Shown):
     """The answer of `probe`."""
+
+    WIDTH = 140
 
     model: str
     site: str
@@ -75,11 +77,6 @@ class ProbeReport:
             table.add_row(Text(name), *(f"{value:.3f}" for value in found.accuracy.values()), *ahead)
         yield table
         yield Text("Balanced accuracy, each label against the rest, chance 0.5; intervals over texts, 95 %, paired.")
-
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=140, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def probe(

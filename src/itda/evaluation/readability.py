@@ -1,6 +1,5 @@
 """Can people read atoms? Whether the contexts of an atom can be told from others of the same token, by text alone."""
 
-import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from itda.errors import ActivationError
 from itda.evaluation.examples import Examples, examples_of
 from itda.options import seed_number, whole
 from itda.pursuit import Coding, checked_coding
+from itda.shown import Shown
 
 _SUFFIXES = (1, 2, 3, 4, 6, 8, 12, 16)  # characters before the token
 _WORDS = 12  # words before the token, wherever they stand
@@ -53,7 +53,7 @@ class ReadAtom:
 
 
 @dataclass(frozen=True)
-class Readability:
+class Readability(Shown):
     """The answer of `read_atoms`."""
 
     tokens: int
@@ -91,11 +91,6 @@ class Readability:
             low, high = self.intervals[name]
             table.add_row(label, f"{self.means[name]:.3f}", f"{low:.3f} to {high:.3f}")
         yield table
-
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=120, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 _LABELS = {

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itda.capturing import decomposed, in_groups
+from itda.capturing import decomposed, in_groups, window_length
 from itda.data.dictionary import Dictionary
 from itda.models import tokenizing
 from itda.models.loading import Model
@@ -29,7 +29,7 @@ def random_atoms(
     generator = np.random.default_rng(seed)
     windows = dictionary.sources.windows
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
-    length = min(captured.get("window") or model.window, model.positions)
+    length = window_length(model, captured)
     place = model.site(site)
     wanted = len(dictionary)
     quota = max(_TOKENS_A_WINDOW, -(-wanted // len(windows)))

@@ -1,6 +1,5 @@
 """What a dictionary is worth, as numbers, as a table and as JSON."""
 
-import io
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from itda.shown import Shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def _defined(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Shown):
     """The answer of `evaluate`."""
 
     model: str
@@ -172,8 +173,3 @@ class Report:
             counts = ", ".join(f"{count:,} {name}" for name, count in self.not_decomposed.items() if count)
             lines.append(f"left as they were: {counts} tokens")
         return lines
-
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=120, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())

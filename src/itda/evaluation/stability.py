@@ -1,6 +1,5 @@
 """How much of a code stays when something that should not matter is another."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from itda.errors import ActivationError, OptionError
 from itda.options import seed_number
 from itda.pursuit import Codes, Coding, checked_coding
 from itda.shapes import as_matrix
+from itda.shown import Shown
 
 _ALIKE = 0.9
 _AT_ONCE = 1024
@@ -37,7 +37,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Stability:
+class Stability(Shown):
     """The answer of `compare_codes`."""
 
     rows: int
@@ -58,11 +58,6 @@ class Stability:
             values = (kept.atoms, kept.energy, kept.chance, kept.dictionary)
             table.add_row(Text(name), *("" if value is None else f"{value:.3f}" for value in values))
         yield table
-
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=120, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def compare_codes(

@@ -1,6 +1,5 @@
 """The costs of one run: a dictionary of a model's activations, on one machine or on many workers."""
 
-import io
 import math
 import os
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from itda.planning.costs import CONSTANTS
 from itda.planning.machines import Machine, machine
 from itda.planning.models import ModelSize
 from itda.pursuit import default_steps
+from itda.shown import Shown
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
 _LIBRARIES = 0.48e9  # of a process that has its libraries and kernels, and has done nothing else yet
@@ -37,7 +37,7 @@ _SHARDS = 8  # of a run on workers, if nobody says
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(Shown):
     """What a run will cost."""
 
     asked: Mapping[str, Any]
@@ -97,11 +97,6 @@ class Plan:
                     name, written(total), "\n".join(f"{written(part)} {what}" for what, part in parts.items())
                 )
         yield Group(table, *(Text(f"note: {note}") for note in self.notes))
-
-    def __str__(self) -> str:
-        stream = io.StringIO()
-        Console(file=stream, width=120, color_system=None).print(self)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
 
 
 def plan(

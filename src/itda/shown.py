@@ -1,0 +1,26 @@
+"""Results that read the same in a terminal, in a notebook cell and in a log."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+
+class Shown:
+    """What rich draws in a terminal; as a string it is the same in plain text."""
+
+    WIDTH: ClassVar[int] = 120
+    """Columns, as a string."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        stream = io.StringIO()
+        Console(file=stream, width=self.WIDTH, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).rstrip()
