@@ -27,8 +27,9 @@ setup: $(READY)
 demo: $(READY)
 	$(BIN)/itda demo --out itda-demo --overwrite
 
+# Two processes on the same cores: threads that spin while they wait would take them from each other
 test: $(READY)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: $(READY)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/torture.py 100

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # 15 starves beside another process of tests
 
 from itda import Corpus, load_model, wrap
 from itda.models.loading import Model
@@ -14,6 +15,14 @@ from support import tiny
 
 _DEFAULT = Path(__file__).parent.parent.parent / "shared" / "data"
 DATA = Path(os.environ.get("ITDA_TEST_DATA", _DEFAULT))
+
+
+_LONGEST = ("test_readme", "test_scale", "test_torture", "test_compiling", "test_real_models")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in _LONGEST)
 
 
 def _needs(path: Path) -> Path:
