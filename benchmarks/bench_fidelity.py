@@ -23,6 +23,7 @@ from fronts import draw
 from scoring import HeldOut, Way, of_dictionary
 
 import itda
+from itda.building.calibrating import calibrated
 from itda.pursuit import default_coding, prepare, pursue, rebuild
 
 # model -> texts
@@ -53,8 +54,10 @@ JUDGED = ("budget", "mixture", "learned")
 METHODS = ("greedy", *JUDGED, "random", "kmeans", "token_means")
 AUTOENCODERS = ("topk", "batchtopk", "topk from data")
 TRAINED = Path(__file__).parent / "trained"
-BESIDE = ("budget", "mixture", *AUTOENCODERS, "pursuit on topk")
-ORDER = ("paper", *METHODS, *AUTOENCODERS, "pursuit on topk")
+EXACTLY = "{}, exactly K"
+"""What a method is called where every code has K atoms, not as many as the row needs and K in the mean."""
+BESIDE = ("budget", "mixture", *map(EXACTLY.format, JUDGED[:2]), *AUTOENCODERS, "pursuit on topk")
+ORDER = ("paper", *METHODS, *map(EXACTLY.format, JUDGED), *AUTOENCODERS, "pursuit on topk")
 SCORES = ("fvu", "residual_fvu", "delta_ce")
 
 
@@ -123,7 +126,8 @@ def builders(case: Case, cells: Cells) -> None:
     for share in SHARES[bool(case.seed) :]:  # no bar is for the smallest
         facts = case.facts(case.steps(share))
         for method, options in dictionaries(case.seed):
-            if cells.where(**facts, method=method):
+            missing = [one for one in codings(method) if not cells.where(**facts, method=method, coding=one)]
+            if not missing:
                 continue
             _, rows = case.place, case.activations.rows  # captured before the clock starts
             begin = clock()
@@ -131,9 +135,10 @@ def builders(case: Case, cells: Cells) -> None:
                 case.activations, atoms=case.atoms, steps=facts["steps"], seed=case.seed, progress=False, **options
             )
             made = {"atoms": len(dictionary), "seconds": round(clock() - begin, 2), "rows": len(rows)}
-            coding = "plain" if options["method"] == "paper" else "default"
-            scores = case.place.scores(of_dictionary(dictionary))
-            cells.add(**facts, method=method, coding=coding, **made, **scores)
+            for coding in missing:
+                exact = dictionary.coding.with_options(steps=facts["steps"]) if coding == "exact" else None
+                scores = case.place.scores(of_dictionary(dictionary, exact))
+                cells.add(**facts, method=method, coding=coding, **made, **scores)
         print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: dictionaries", flush=True)
 
 
@@ -143,6 +148,13 @@ def dictionaries(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
     yield from ((f"paper, gap {gap}", {"method": "paper", "max_cosine_gap": gap}) for gap in COSINE_GAPS)
 
 
+def codings(method: str) -> tuple[str, ...]:
+    """The ways in which codes of a dictionary are made."""
+    if method.startswith("paper"):
+        return ("plain",)
+    return ("default", "exact") if method in JUDGED else ("default",)
+
+
 def autoencoders(case: Case, kinds: tuple[str, ...], cells: Cells, training: Cells) -> None:
     """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
     for share in SHARES:
@@ -150,14 +162,14 @@ def autoencoders(case: Case, kinds: tuple[str, ...], cells: Cells, training: Cel
         rate, passes = converged(case, facts["steps"], training)
         everything = case.seed == 0 and (case.name not in LARGE or share == SWEPT_AT)
         for kind in kinds if everything else kinds[:1]:
-            if cells.where(**facts, method=kind):
-                continue
-            trained = train(case, kind, facts["steps"], rate, passes)
-            made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
-            cells.add(**facts, method=kind, coding="own", **made, **case.place.scores(trained.way))
-            if kind == "topk":
-                method = {"method": "pursuit on topk", "coding": "default"}
-                cells.add(**facts, **method, **made, **case.place.scores(pursuit_on(trained, facts["steps"])))
+            ways = [{"method": kind, "coding": "own"}]
+            ways += [{"method": "pursuit on topk", "coding": "default"}] if kind == "topk" else []
+            for way in ways:
+                if not cells.where(**facts, **way):
+                    trained = train(case, kind, facts["steps"], rate, passes)
+                    made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
+                    used = trained.way if way["coding"] == "own" else pursuit_on(trained, case, facts["steps"])
+                    cells.add(**facts, **way, **made, **case.place.scores(used))
         print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: autoencoders", flush=True)
 
 
@@ -227,10 +239,11 @@ def trained_anew(case: Case, kind: str, steps: int, rate: float, passes: int) ->
     return saes.train(rows, case.atoms, steps, kind=kind, rate=rate, passes=passes, seed=case.seed, start=start)
 
 
-def pursuit_on(trained: saes.TrainedSae, steps: int) -> Way:
+def pursuit_on(trained: saes.TrainedSae, case: Case, steps: int) -> Way:
     """A pursuit on the decoder of an autoencoder, in place of its encoder."""
     directions, bias = trained.directions()
-    prepared, coding = prepare(directions), default_coding(steps)
+    prepared = prepare(directions)
+    coding = calibrated(default_coding(steps), case.activations.rows - bias, prepared)
 
     return Way(
         lambda rows: pursue(rows - bias, prepared, coding),
@@ -249,12 +262,12 @@ def corpus(name: str) -> itda.Corpus:
 
 def finished(cells: list[Cell]) -> list[Cell]:
     """Those of a model, seed and number of steps of which all dictionaries were measured."""
-    there: dict[tuple[Any, ...], set[str]] = {}
+    there: dict[tuple[Any, ...], set[tuple[str, str]]] = {}
     for cell in cells:
-        there.setdefault((cell["model"], cell["seed"], cell["steps"]), set()).add(cell["method"])
+        there.setdefault((cell["model"], cell["seed"], cell["steps"]), set()).add((cell["method"], cell["coding"]))
 
     def is_there(cell: Cell) -> bool:
-        wanted = {method for method, _ in dictionaries(cell["seed"])}
+        wanted = {(method, coding) for method, _ in dictionaries(cell["seed"]) for coding in codings(method)}
         return wanted <= there[cell["model"], cell["seed"], cell["steps"]]
 
     return [cell for cell in cells if is_there(cell)]
@@ -274,8 +287,9 @@ def summary(cells: list[Cell]) -> list[Cell]:
     """
     groups: dict[tuple[str, int, str], list[Cell]] = {}
     for cell in [*paper_cells(cells), *cells]:
-        if cell["method"] in ORDER:
-            groups.setdefault((cell["model"], cell["steps"], cell["method"]), []).append(cell)
+        name = EXACTLY.format(cell["method"]) if cell["coding"] == "exact" else cell["method"]
+        if name in ORDER:
+            groups.setdefault((cell["model"], cell["steps"], name), []).append(cell)
     rows = []
     models = list(dict.fromkeys([*CASES, *(cell["model"] for cell in cells)]))
     for (model, steps, method), group in sorted(
@@ -288,7 +302,7 @@ def summary(cells: list[Cell]) -> list[Cell]:
             if score != "residual_fvu":
                 ratios = [cell[score] / best_paper(cells, cell, score) for cell in own]
                 row[f"{name}/paper"] = statistics.median(ratios) if own else ""
-        row["closes"] = statistics.median(way(cells, cell) for cell in group) if method == "mixture" else ""
+        row["closes"] = statistics.median(closes(cells, cell) for cell in group) if method.startswith("mixture") else ""
         row["L0"] = round(statistics.median(cell["l0"] for cell in group), 2)
         row["s"] = round(statistics.median(cell["seconds"] for cell in group), 1)
         row["s/M"] = round(statistics.median(cell["seconds_a_million"] for cell in group), 1)
@@ -319,7 +333,7 @@ def best_paper(cells: list[Cell], like: Cell, score: str) -> float:
     return float(min(cell[score] for cell in rivals if cell["method"].startswith("paper")))
 
 
-def way(cells: list[Cell], like: Cell) -> float:
+def closes(cells: list[Cell], like: Cell) -> float:
     """How much of the way from real activations (`budget`) to `learned` directions a dictionary goes, in FVU."""
     same = ("model", "seed", "steps", "coding")
     fvu = {cell["method"]: cell["fvu"] for cell in cells if all(cell[name] == like[name] for name in same)}

@@ -27,7 +27,7 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     assert "CE score" in printed
     assert "ValueError" in printed
     assert (tmp_path / "runs" / "first" / "itda.json").exists()
-    assert names["codes"].atoms.shape == (2000, names["dictionary"].coding.steps)
+    assert names["codes"].atoms.shape == (2000, names["dictionary"].coding.places)
     assert names["rows"].shape == (2000, 128)
     assert len(blocks("python")[0].strip().splitlines()) <= 10
 

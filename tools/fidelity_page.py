@@ -69,11 +69,11 @@ def _beside_paper(group: dict[str, Row]) -> Row:
         "K/D": f"{paper['K/D']:.1%}",
         "paper mode": _scores(paper),
         "default": _ratios(group["budget"]),
+        "default, exactly K": _ratios(group["budget, exactly K"]),
         "mixture": _ratios(group["mixture"]),
+        "mixture, exactly K": _ratios(group["mixture, exactly K"]),
         "learned": _ratios(group["learned"]),
-        "greedy": _ratios(group["greedy"]),
-        "k-means": _ratios(group["kmeans"]),
-        "random": _ratios(group["random"]),
+        **{name: _ratios(group[name]) if name in group else "" for name in ("greedy", "kmeans", "random")},
         "mixtures close": f"{group['mixture']['closes']:.2f}",
         "seeds": paper["seeds"],
     }
@@ -85,8 +85,12 @@ def _beside_saes(group: dict[str, Row]) -> Row:
         "model": own["model"],
         "K": own["K"],
         "default": _scores(own),
+        "default, exactly K": _scores(group["budget, exactly K"]),
         "mixture": _scores(mixture),
         **{name: _scores(group[name]) if name in group else "" for name in SAES},
+        "L0: default, mixture, batchtopk": ", ".join(
+            f"{group[name]['L0']:.1f}" for name in ("budget", "mixture", "batchtopk") if name in group
+        ),
         "default / topk": _beside(own, sae),
         "mixture / topk": _beside(mixture, sae),
         "passes": sae["passes"],

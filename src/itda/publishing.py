@@ -12,7 +12,7 @@ _QUOTED = 5  # atoms shown on the card
 def card(dictionary: Dictionary, repo_id: str) -> str:
     """The model card: what it is made of, how to use it, and its most used atoms."""
     build = dictionary.build
-    facts = {"atoms": f"{len(dictionary):,} of width {dictionary.width}", "pursuit steps": dictionary.coding.steps}
+    facts = {"atoms": f"{len(dictionary):,} of width {dictionary.width}", "codes": str(dictionary.coding)}
     front = ["---", "library_name: itda", "tags:", "- itda", "- interpretability"]
     if dictionary.provenance:
         facts |= {"model": dictionary.model_id, "site": dictionary.site, "corpus": dictionary.provenance.corpus_name}

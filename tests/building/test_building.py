@@ -188,7 +188,7 @@ def test_build_captures_and_remembers(model):
     assert (dictionary.site, dictionary.model_id, dictionary.build.rows) == ("resid_post.1", "LlamaForCausalLM", 400)
     assert set(dictionary.documents) <= set(train.ids)
     assert not set(dictionary.documents) & set(held_out.ids)
-    assert dictionary.coding == Coding(steps=4, method="omp", nonnegative=True)
+    assert dictionary.coding.asked == Coding(steps=4, most=8, method="omp", nonnegative=True)
     token = dictionary.token_means.token_ids[0]
     assert dictionary.token_means.counts.sum() == 400
     found = capture(model, train, "resid_post.1", tokens=400, progress=False)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from itda.building import allocator
+from itda.building.calibrating import calibrated
 from itda.building.options import BuildOptions
 from itda.data.dictionary import BuildRecord, Dictionary, Kind, library_versions
 from itda.data.mixtures import Mixtures
@@ -117,13 +118,15 @@ class Builder(ABC):
         notes = []
         if self.options.atoms is not None and size < self.options.atoms and self._why_fewer:
             notes.append(f"Only {size:,} of {self.options.atoms:,} atoms could be taken: {self._why_fewer}.")
-        sample = pursue(self.sample - found.mean, found.prepared, self.coding, backend=self.backend)
+        rows = self.sample - found.mean
+        coding = calibrated(self.coding, rows, found.prepared, self.backend)
+        sample = pursue(rows, found.prepared, coding, backend=self.backend)
         return Dictionary(
             atoms=found.prepared.atoms.clone(),
             norms=found.norms,
             mean=found.mean,
             sources=found.sources,
-            coding=self.coding,
+            coding=coding,
             build=BuildRecord(
                 method=self.method,
                 options=asdict(self.options),

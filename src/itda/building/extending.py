@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from itda import progress as progress_bars
+from itda.building.calibrating import calibrated
 from itda.building.pools import Encoder, Pool, pool_of
 from itda.building.proposing import propose, propose_rows
 from itda.building.request import check_room
@@ -96,13 +97,17 @@ def extend_from_activations(
     pool = pool_of(matrix - dictionary.mean, sources, dictionary.mean)
     if not len(pool.rows):
         raise ActivationError("These rows are all the dictionary's mean, so there is nothing to add.")
-    encode = Encoder(dictionary.coding, "auto", None)
+    encode = Encoder(dictionary.coding.asked, "auto", None)
     chosen = _chosen(dictionary.atoms, pool, atoms, encode, torch.Generator().manual_seed(seed), progress)
     if not len(chosen):
         raise ActivationError("Nothing in these rows is missed by the dictionary, so there is nothing to add.")
     unit = torch.cat([dictionary.atoms, pool.units(chosen)])
     sample = pool.rows[evenly(len(pool.rows), _SAMPLE_ROWS)]
-    codes = pursue(sample, prepare(unit), dictionary.coding)
+    prepared, coding = prepare(unit), dictionary.coding
+    if coding.varies:  # as many atoms in the mean of these rows, but no row is told less than before
+        found = calibrated(coding.asked, sample, prepared)
+        coding = replace(coding, stop_at=min(coding.stop_at or 0.0, found.stop_at or 1.0))
+    codes = pursue(sample, prepared, coding)
     notes = dictionary.build.notes
     if len(chosen) < atoms:
         notes += (f"Only {len(chosen):,} of {atoms:,} more atoms could be taken: nothing else was missed.",)
@@ -111,6 +116,7 @@ def extend_from_activations(
         dictionary,
         atoms=unit,
         norms=torch.cat([dictionary.norms, pool.norms[chosen]]),
+        coding=coding,
         sources=Sources.concatenate([dictionary.sources, pool.sources.select(chosen)]),
         build=BuildRecord(
             method="extend",

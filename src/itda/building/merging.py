@@ -1,11 +1,13 @@
 """Several dictionaries of the same place, each from its own text, made into one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from itda.building.calibrating import calibrated
 from itda.building.greedy import GreedyBuilder
 from itda.building.options import GreedyOptions
 from itda.data import provenance
@@ -15,7 +17,7 @@ from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import MismatchError, OptionError
 from itda.options import whole
-from itda.pursuit import Coding, pursue
+from itda.pursuit import Coding, prepare, pursue
 from itda.shapes import as_matrix
 
 
@@ -56,7 +58,7 @@ def merge(
             raise OptionError(f"Codes of these dictionaries have {parts[0].coding.steps} steps. Got atoms={atoms}.")
     if max_unexplained is not None and rows is not None:
         raise OptionError("max_unexplained= is a threshold for atoms, not for a sample of rows. Leave one of them out.")
-    coding, width = parts[0].coding, parts[0].width
+    coding, width = parts[0].coding.asked, parts[0].width
     weights = torch.tensor([part.build.rows for part in parts], dtype=torch.float64)
     weighted = [part.mean.double() * weight for part, weight in zip(parts, weights, strict=True)]
     mean = (torch.stack(weighted).sum(0) / weights.sum()).float()
@@ -69,7 +71,12 @@ def merge(
         kept = _most_used(candidates, sample, coding, atoms or there)
     norms = torch.linalg.vector_norm(candidates[kept], dim=1)
     unit = candidates[kept] / norms[:, None]
-    codes = pursue(sample, unit, coding)
+    prepared = prepare(unit)
+    if rows is not None:
+        coding = calibrated(coding, sample, prepared)
+    elif parts[0].coding.varies:  # no part's text may be told less than in its part
+        coding = replace(coding, stop_at=min(part.coding.stop_at or 0.0 for part in parts))
+    codes = pursue(sample, prepared, coding)
     place = order[kept]
     known = [part.provenance for part in parts if part.provenance]
     mixed = [part.mixtures for part in parts if part.mixtures is not None]
@@ -131,7 +138,7 @@ def _check(parts: Sequence[Dictionary]) -> None:
             raise MismatchError(f"{what} has width {part.width}, the first {first.width}. Merge those of one place.")
         if part.kind != first.kind or _mixed(part) != _mixed(first):
             raise MismatchError(f"{what} has other {part.kind} than the first, {first.kind}. Build both alike.")
-        if part.coding != first.coding:
+        if part.coding.asked != first.coding.asked:
             raise MismatchError(f"{what} has the coding {part.coding}, the first {first.coding}. Build both alike.")
         if (part.provenance is None) != (first.provenance is None):
             raise MismatchError(f"{what} and the first are not of one kind: one of them was built from a bare array.")

@@ -33,8 +33,15 @@ def build(
         bool, typer.Option("--signed", help="Let codes subtract atoms too: less is unexplained, and less can be read.")
     ] = False,
     refit: Annotated[bool, typer.Option("--refit", help="Least squares at the end, for --pursuit mp and gp.")] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="As many atoms for every row; by default up to twice --steps, --steps in the mean."
+        ),
+    ] = False,
     stop_at: Annotated[
-        float | None, typer.Option(help="Take no more atoms for a row once this share or less is unexplained.")
+        float | None,
+        typer.Option(help="At most --steps for a row, and no more once this share of it or less is unexplained."),
     ] = None,
     method: Annotated[
         str | None,
@@ -128,10 +135,14 @@ def build(
         "max_cosine_gap": max_cosine_gap, "center": center, "block": block, "memory": memory, "pool": pool,
         "passes": passes, "rounds": rounds, "parts": parts, "kept": kept, "seed": seed,
     }  # fmt: skip
-    if pursuit or signed or refit or stop_at is not None:
+    if pursuit or signed or refit or exact or stop_at is not None:
         if steps is None:
-            raise OptionError("--pursuit, --signed, --refit and --stop-at say how codes are made. Give --steps too.")
-        coding = default_coding(steps).with_options(method=pursuit, refit=refit or None, stop_at=stop_at)
+            raise OptionError(
+                "--pursuit, --signed, --refit, --exact and --stop-at say how codes are made. Give --steps too."
+            )
+        coding = default_coding(steps).with_options(method=pursuit, refit=refit or None)
+        if exact or stop_at is not None:
+            coding = replace(coding, most=None, stop_at=stop_at)
         asked |= {"steps": None, "coding": replace(coding, nonnegative=not signed)}
     spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
     with common.plain_warnings():

@@ -117,7 +117,8 @@ class Dictionary:
 
     def __repr__(self) -> str:
         where = f"{self.site} of {self.model_id}" if self.provenance else "a bare array"
-        return f"Dictionary({len(self):,} atoms of width {self.width} from {where}, {self.coding.steps} steps)"
+        steps = f"{self.coding.steps} steps{' in the mean' if self.coding.varies else ''}"
+        return f"Dictionary({len(self):,} atoms of width {self.width} from {where}, {steps})"
 
     @property
     def width(self) -> int:

@@ -189,23 +189,22 @@ class Measurement:
             "rebuilt energy": own_part.double().square().sum(1),
             "agreement": (own_part.double() * centred.double()).sum(1),
         }
+        # Of each row first: a sum over all of them at once would be another one with another number of threads
+        exact = rows.double()
+        every_row = {
+            "energy": exact.square().sum(1),
+            "cosine": cosine,
+            **({} if beyond is None else {"beyond token": beyond.double().square().sum(1)}),
+            **{f"error {name}": (exact - other.double()).square().sum(1) for name, other in rebuilt.items()},
+        }
         place = {document: index for index, document in enumerate(dict.fromkeys(documents))}
         owner = torch.tensor([place[document] for document in documents], dtype=torch.int64)
         for document, index in place.items():
             for which, mine in (("", keep & (owner == index)), (f", {EVERY}", owner == index)):
-                own = rows[mine].double()
-                values: dict[str, Any] = {
-                    f"count{which}": len(own),
-                    f"sum{which}": own.sum(0).numpy(),
-                    f"energy{which}": float(own.square().sum()),
-                    f"cosine{which}": float(cosine[mine].sum()),
-                }
+                values: dict[str, Any] = {f"count{which}": int(mine.sum()), f"sum{which}": exact[mine].sum(0).numpy()}
+                values |= {f"{name}{which}": float(value[mine].sum()) for name, value in every_row.items()}
                 if not which:
                     values |= {name: float(value[mine].sum()) for name, value in kept.items()}
-                if beyond is not None:
-                    values[f"beyond token{which}"] = float(beyond[mine].double().square().sum())
-                for name, other in rebuilt.items():
-                    values[f"error {name}{which}"] = float((own - other[mine].double()).square().sum())
                 tally.sums.add(document, **values)
         tally.unexplained.append(codes.unexplained[keep])
         tally.usage += codes[keep].usage(len(self.dictionary))

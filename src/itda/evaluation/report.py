@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from itda.pursuit import Coding
 from itda.shown import Shown
 
 
@@ -123,8 +124,9 @@ class Report(Shown):
         return document
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        steps = self.coding["steps"]
-        yield Text(f"{self.atoms:,} atoms, {steps} steps, at {self.site} of {self.model}", style="bold")
+        coding = Coding.from_dict(self.coding)
+        steps = f"{coding.steps} steps{' in the mean' if coding.varies else ''}"
+        yield Text(f"{self.atoms:,} atoms, {steps}, at {self.site} of {self.model}", style="bold")
         yield Text(
             f"{self.tokens:,} held-out tokens of {self.documents:,} documents"
             + (

@@ -72,7 +72,7 @@ def pursue(
     Returns: Codes with K places a row, on the device of `rows`; `.route` says how they were computed.
     Raises: ShapeError, ActivationError, OptionError, BackendError.
     """
-    coding = _coding(coding, steps)
+    coding = _coding(coding, steps).for_a_row
     rows = as_matrix(rows, "rows", "N, D", look=False)
     prepared = atoms if isinstance(atoms, Prepared) else prepare(atoms)
     if rows.shape[1] != prepared.width:

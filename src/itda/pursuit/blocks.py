@@ -142,7 +142,7 @@ class Block:
             self._extend()
             unit, norms = (part[which] for part in self._scaled)
             first = self._first[which, : self._known].contiguous()
-            codes = _run(unit, first, prepared, coding, chosen)
+            codes = _run(unit, first, prepared, coding.for_a_row, chosen)
             return to_codes(codes, norms, backends.route(chosen, prepared, coding))
 
     def _extend(self) -> None:

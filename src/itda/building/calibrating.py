@@ -1,0 +1,41 @@
+"""The threshold at which codes have as many atoms in the mean as were asked for."""
+
+import math
+from dataclasses import replace
+
+from torch import Tensor
+
+from itda.pursuit import Coding, Prepared, pursue
+
+_ROWS = 4096
+_LEAST = 1e-5  # share of a row's energy below which no code goes
+_TRIES, _CLOSE = 8, 0.002
+
+
+def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = "auto") -> Coding:
+    """The coding with the `stop_at` at which rows have `steps` atoms in the mean; as it is where that is not asked.
+
+    Args:
+        coding: how codes are made.
+        rows: centred rows (N, D), like those that will be encoded.
+        prepared: the atoms.
+        backend: of the pursuit.
+    """
+    if coding.most is None or coding.stop_at is not None or not len(rows):
+        return coding
+    some = rows[:: math.ceil(len(rows) / _ROWS)]
+    # Regula falsi over the logarithm of the threshold, in which the number of atoms is nearly straight
+    low, high = math.log(_LEAST), 0.0
+    more, fewer = float(coding.most), 1.0
+    for _ in range(_TRIES):
+        part = (more - coding.steps) / (more - fewer) if more > fewer else 0.5
+        middle = low + (high - low) * min(max(part, 0.05), 0.95)
+        tried = replace(coding, stop_at=math.exp(middle))
+        mean = float(pursue(some, prepared, tried, backend=backend).l0.double().mean())
+        if mean > coding.steps:
+            low, more = middle, mean
+        else:
+            high, fewer = middle, mean
+            if mean > (1 - _CLOSE) * coding.steps:
+                break
+    return replace(coding, stop_at=float(f"{math.exp(high):.4g}") if high < 0 else None)
