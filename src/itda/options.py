@@ -66,6 +66,15 @@ def share(name: str, value: Any) -> None:
         raise OptionError(f"{name} must be a number between 0 and 1. Got {value!r} instead.")
 
 
+def above_zero(name: str, value: Any) -> None:
+    """Refuse what is not a finite number above 0.
+
+    Raises: OptionError.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise OptionError(f"{name} must be a finite number above 0. Got {value!r} instead.")
+
+
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Refuse what is not one of the allowed words.
 

@@ -55,7 +55,7 @@ def test_leaves_what_the_reference_leaves(on_chip, refit, nonnegative):
     coding = Coding(steps=5, refit=refit, nonnegative=nonnegative)
     plain = pursue(x, dictionary, coding, backend="reference")
     unit, norms = unit_and_norms(x.to(DEVICE))
-    codes = triton_gpu.pursue_block(unit, None, prepare(dictionary.to(DEVICE)), coding, on_chip=on_chip)
+    codes = triton_gpu.pursue_block(unit, None, None, prepare(dictionary.to(DEVICE)), coding, on_chip=on_chip)
     assert torch.equal(codes.atoms.cpu(), plain.atoms)
     assert torch.allclose(codes.coefficients.cpu() * norms.cpu()[:, None], plain.coefficients, atol=1e-3)
     assert torch.allclose(codes.unexplained.cpu(), plain.unexplained, atol=1e-4)
@@ -66,7 +66,9 @@ def test_leaves_what_the_reference_leaves(on_chip, refit, nonnegative):
 def test_easy_rows_stop_early(on_chip):
     x, dictionary = (part.to(DEVICE) for part in coherent(8, 16, 50))
     coding = Coding(steps=6, stop_at=0.1)
-    codes = triton_gpu.pursue_block(unit_and_norms(x)[0], None, prepare(dictionary), coding, on_chip=on_chip)
+    unit, norms = unit_and_norms(x)
+    stops = coding.stop_shares(norms)
+    codes = triton_gpu.pursue_block(unit, None, stops, prepare(dictionary), coding, on_chip=on_chip)
     expected = pursue(x, dictionary, coding, backend="torch")
     assert torch.equal(codes.atoms, expected.atoms)
     assert (codes.atoms < 0).any()
@@ -119,7 +121,7 @@ from itda.pursuit import triton_gpu
 kernel, capability, correlations = sys.argv[1:]
 kinds = dict(
     correlations="*" + correlations, gram="*fp32", chosen="*i32", values="*fp32", atoms="i32", gram_stride="i32",
-    steps="i32", floor="fp32", stop_at="fp32", width="constexpr", nonnegative="constexpr",
+    steps="i32", floor="fp32", stops="*fp32", width="constexpr", nonnegative="constexpr",
 )
 source = ASTSource(getattr(triton_gpu, kernel), kinds, {"width": 1024, "nonnegative": False})
 compiled = triton.compile(source, target=GPUTarget("cuda", int(capability), 32), options={"num_warps": 4})

@@ -3,17 +3,19 @@
 import math
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from itda.pursuit import Coding, Prepared, pursue
 
 _ROWS = 4096
-_LEAST = 1e-5  # share of a row's energy below which no code goes
+_LEAST = 1e-3  # of the length of the longest row: no code goes below that
+_ITSELF = 1e-6  # unexplained by one atom
 _TRIES, _CLOSE = 8, 0.002
 
 
 def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = "auto") -> Coding:
-    """The coding with the `stop_at` at which rows have `steps` atoms in the mean; as it is where that is not asked.
+    """The coding with the `stop_below` at which rows have `steps` atoms in the mean; as it is where that is not asked.
 
     Args:
         coding: how codes are made.
@@ -21,16 +23,22 @@ def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = 
         prepared: the atoms.
         backend: of the pursuit.
     """
-    if coding.most is None or coding.stop_at is not None or not len(rows):
+    if coding.most is None or coding.stops or not len(rows):
         return coding
     some = rows[:: math.ceil(len(rows) / _ROWS)]
+    # Rows that are atoms themselves say nothing of those that will be encoded
+    others = pursue(some, prepared, Coding(steps=1), backend=backend).unexplained > _ITSELF
+    some = some[others] if bool(others.any()) else some
+    longest = float(torch.linalg.vector_norm(some, dim=1).max())
+    if not longest:
+        return coding
     # Regula falsi over the logarithm of the threshold, in which the number of atoms is nearly straight
-    low, high = math.log(_LEAST), 0.0
+    low, high = math.log(_LEAST * longest), math.log(longest)
     more, fewer = float(coding.most), 1.0
     for _ in range(_TRIES):
         part = (more - coding.steps) / (more - fewer) if more > fewer else 0.5
         middle = low + (high - low) * min(max(part, 0.05), 0.95)
-        tried = replace(coding, stop_at=math.exp(middle))
+        tried = replace(coding, stop_below=math.exp(middle))
         mean = float(pursue(some, prepared, tried, backend=backend).l0.double().mean())
         if mean > coding.steps:
             low, more = middle, mean
@@ -38,4 +46,4 @@ def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = 
             high, fewer = middle, mean
             if mean > (1 - _CLOSE) * coding.steps:
                 break
-    return replace(coding, stop_at=float(f"{math.exp(high):.4g}") if high < 0 else None)
+    return replace(coding, stop_below=float(f"{math.exp(high):.4g}"))

@@ -1,5 +1,6 @@
 """More atoms for a dictionary that stays as it is: the old ones keep their numbers."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -106,7 +107,7 @@ def extend_from_activations(
     prepared, coding = prepare(unit), dictionary.coding
     if coding.varies:  # as many atoms in the mean of these rows, but no row is told less than before
         found = calibrated(coding.asked, sample, prepared)
-        coding = replace(coding, stop_at=min(coding.stop_at or 0.0, found.stop_at or 1.0))
+        coding = replace(coding, stop_below=min(coding.stop_below or math.inf, found.stop_below or math.inf))
     codes = pursue(sample, prepared, coding)
     notes = dictionary.build.notes
     if len(chosen) < atoms:

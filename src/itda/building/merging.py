@@ -1,5 +1,6 @@
 """Several dictionaries of the same place, each from its own text, made into one."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -75,7 +76,7 @@ def merge(
     if rows is not None:
         coding = calibrated(coding, sample, prepared)
     elif parts[0].coding.varies:  # no part's text may be told less than in its part
-        coding = replace(coding, stop_at=min(part.coding.stop_at or 0.0 for part in parts))
+        coding = replace(coding, stop_below=min(part.coding.stop_below or math.inf for part in parts))
     codes = pursue(sample, prepared, coding)
     place = order[kept]
     known = [part.provenance for part in parts if part.provenance]

@@ -73,7 +73,7 @@ def _not_triton(prepared: Prepared, coding: Coding) -> str:
         return f"it needs a GPU, and these atoms are on {prepared.device} (TRITON_INTERPRET=1 interprets it slowly)"
     if coding.method != "mp":
         return f"it has plain pursuit only, not {coding.method!r}"
-    if coding.stop_at is not None and prepared.products != "float32":
+    if coding.stops and prepared.products != "float32":
         return f"it infers what is left of a row from correlations, which products={prepared.products!r} round"
     if prepared.kind != "float32":
         return (

@@ -28,26 +28,35 @@ def rows_at_once(prepared: Prepared, steps: int) -> int:
 def pursue_rows(rows: Tensor, prepared: Prepared, coding: Coding, backend: str) -> Codes:
     """Codes of one block of centred rows (n, D) with a backend that can run."""
     unit, norms = unit_and_norms(rows)
-    return to_codes(_run(unit, None, prepared, coding, backend), norms, backends.route(backend, prepared, coding))
+    codes = _run(unit, None, coding.stop_shares(norms), prepared, coding, backend)
+    return to_codes(codes, norms, backends.route(backend, prepared, coding))
 
 
-def _run(unit: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding, backend: str) -> BlockCodes:
-    """Codes of unit rows; `first` is None or their float32 correlations (n, A), which may be overwritten."""
+def _run(
+    unit: Tensor, first: Tensor | None, stops: Tensor | None, prepared: Prepared, coding: Coding, backend: str
+) -> BlockCodes:
+    """Codes of unit rows; `first` is None or their float32 correlations (n, A), which may be overwritten; `stops` the
+    unexplained share at which each is done (n,), or None."""
     if backend == "reference":
-        return _reference(unit, prepared, coding)
+        return _reference(unit, stops, prepared, coding)
     if backend == "numba":
-        return _numba(unit, prepared, coding) if first is None else _numba_float32(unit, first, prepared, coding)
+        return (
+            _numba(unit, stops, prepared, coding)
+            if first is None
+            else _numba_float32(unit, first, stops, prepared, coding)
+        )
     if backend == "triton":
         from itda.pursuit import triton_gpu  # half a second to import, and not everywhere
 
-        return triton_gpu.pursue_block(unit, first, prepared, coding)
-    return torch_batched.pursue_block(unit, first, prepared, coding)
+        return triton_gpu.pursue_block(unit, first, stops, prepared, coding)
+    return torch_batched.pursue_block(unit, first, stops, prepared, coding)
 
 
-def _reference(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+def _reference(unit: Tensor, stops: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
     from itda.pursuit import reference
 
-    arrays = reference.pursue(unit.cpu().double().numpy(), prepared.atoms.cpu().double().numpy(), coding)
+    shares = None if stops is None else stops.cpu().double().numpy()
+    arrays = reference.pursue(unit.cpu().double().numpy(), prepared.atoms.cpu().double().numpy(), coding, shares)
     chosen, *others = (torch.from_numpy(array).to(unit.device) for array in arrays)
     return BlockCodes(chosen, *(other.float() for other in others))
 
@@ -76,35 +85,42 @@ def to_codes(block: BlockCodes, norms: Tensor, route: str) -> Codes:
     return Codes(block.atoms, block.coefficients.mul_(norms[:, None]), block.unexplained, block.cosine, route)
 
 
-def _numba(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+def _numba(unit: Tensor, stops: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
     from itda.pursuit import numba_cpu  # half a second to import
 
     halves = prepared.halves()
     if halves is None:
-        return _numba_exact(unit, prepared, coding)
+        return _numba_exact(unit, stops, prepared, coding)
     first = prepared.scratch.take(len(unit), len(prepared), torch.bfloat16)
     slack = halves.correlations(unit, first)
-    codes, hard = numba_cpu.pursue_block(unit, first, slack, halves.spread, prepared, coding)
+    codes, hard = numba_cpu.pursue_block(unit, first, slack, halves.spread, stops, prepared, coding)
     prepared.scratch.release(first)
-    return _merged(codes, _numba_exact(unit[hard], prepared, coding), hard) if bool(hard.any()) else codes
+    if bool(hard.any()):
+        codes = _merged(codes, _numba_exact(unit[hard], _some(stops, hard), prepared, coding), hard)
+    return codes
 
 
-def _numba_exact(unit: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+def _some(stops: Tensor | None, which: Tensor) -> Tensor | None:
+    return None if stops is None else stops[which]
+
+
+def _numba_exact(unit: Tensor, stops: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
     first = prepared.scratch.take(len(unit), len(prepared), torch.float32)
     torch.mm(unit, prepared.atoms.T, out=first)
-    codes = _numba_float32(unit, first, prepared, coding)
+    codes = _numba_float32(unit, first, stops, prepared, coding)
     prepared.scratch.release(first)
     return codes
 
 
-def _numba_float32(unit: Tensor, first: Tensor, prepared: Prepared, coding: Coding) -> BlockCodes:
+def _numba_float32(unit: Tensor, first: Tensor, stops: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
     """Codes from float32 first correlations (n, A); rows that are too close to call go to the plain method."""
     from itda.pursuit import numba_cpu
 
     none = torch.zeros(max(1, len(unit)))
-    codes, hard = numba_cpu.pursue_block(unit, first, none, none[:1], prepared, coding)
+    codes, hard = numba_cpu.pursue_block(unit, first, none, none[:1], stops, prepared, coding)
     if bool(hard.any()):
-        codes = _merged(codes, torch_batched.pursue_by_products(unit[hard], prepared.atoms, coding), hard)
+        others = torch_batched.pursue_by_products(unit[hard], _some(stops, hard), prepared.atoms, coding)
+        codes = _merged(codes, others, hard)
     return codes
 
 
@@ -142,7 +158,7 @@ class Block:
             self._extend()
             unit, norms = (part[which] for part in self._scaled)
             first = self._first[which, : self._known].contiguous()
-            codes = _run(unit, first, prepared, coding.for_a_row, chosen)
+            codes = _run(unit, first, coding.stop_shares(norms), prepared, coding.for_a_row, chosen)
             return to_codes(codes, norms, backends.route(chosen, prepared, coding))
 
     def _extend(self) -> None:

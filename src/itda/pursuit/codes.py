@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from itda.errors import OptionError, ShapeError
-from itda.options import one_of, share, whole
+from itda.options import above_zero, one_of, share, whole
+
+_NOT_ALL = 0.999  # a share below that of a row of which nothing is explained yet
 
 Method = Literal["mp", "omp", "gp"]
 
@@ -37,7 +39,7 @@ class Coding:
     """Pursuit steps K, the most atoms a code can use; at least 1."""
     most: int | None = None
     """Where some rows may have more: the most atoms a code can use, while `steps` is how many codes have in the mean.
-    A build finds the `stop_at` at which that is so; without one every code has `steps`."""
+    A build finds the `stop_below` at which that is so; without one every code has `steps`."""
     method: Method = "mp"
     """`mp`, matching pursuit (an atom may be chosen again); `omp`, orthogonal matching pursuit; or `gp`,
     gradient pursuit: a step of steepest descent over the chosen atoms after each choice."""
@@ -48,6 +50,9 @@ class Coding:
     stop_at: float | None = None
     """Stop as soon as the unexplained share is this or less (between 0 and 1), so that easy rows take fewer
     atoms; None takes all steps."""
+    stop_below: float | None = None
+    """Stop as soon as what is missed of a row, x - x^, is no longer than this, in the units of the activations, so
+    that long rows take more atoms too. A row that is not the mean has one at least."""
 
     def __post_init__(self) -> None:
         whole("steps", self.steps)
@@ -61,6 +66,8 @@ class Coding:
                 raise OptionError(f"{name} must be True or False. Got {getattr(self, name)!r} instead.")
         if self.stop_at is not None:
             share("stop_at", self.stop_at)
+        if self.stop_below is not None:
+            above_zero("stop_below", self.stop_below)
 
     def __str__(self) -> str:
         named = {"mp": "matching pursuit", "omp": "orthogonal matching pursuit", "gp": "gradient pursuit"}
@@ -69,17 +76,23 @@ class Coding:
         parts += ["refit"] if self.refit else []
         parts += ["nothing subtracted"] if self.nonnegative else []
         parts += [f"until {self.stop_at:g} is unexplained"] if self.stop_at is not None else []
+        parts += [f"until what is missed is no longer than {self.stop_below:g}"] if self.stop_below is not None else []
         return ", ".join(parts)
 
     @property
     def varies(self) -> bool:
         """Whether `steps` is how many atoms codes have in the mean, not how many each has."""
-        return self.most is not None and self.stop_at is not None
+        return self.most is not None and self.stops
+
+    @property
+    def stops(self) -> bool:
+        """Whether there is a threshold at which a row takes no more atoms."""
+        return self.stop_at is not None or self.stop_below is not None
 
     @property
     def places(self) -> int:
         """The most atoms a code can use: K of `Codes`."""
-        return self.most if self.most is not None and self.stop_at is not None else self.steps
+        return self.most if self.most is not None and self.stops else self.steps
 
     @property
     def for_a_row(self) -> Self:
@@ -89,7 +102,7 @@ class Coding:
     @property
     def asked(self) -> Self:
         """As it was asked for: without the threshold that a build found."""
-        return replace(self, stop_at=None) if self.varies else self
+        return replace(self, stop_below=None) if self.most is not None else self
 
     def with_options(self, **changes: Any) -> Self:
         """The same coding with some fields changed; `None` leaves a field as it is.
@@ -98,8 +111,18 @@ class Coding:
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         if "steps" in changes and self.most is not None:
-            changes = {"most": None, "stop_at": None} | changes
+            changes = {"most": None, "stop_below": None} | changes
         return replace(self, **changes)
+
+    def stop_shares(self, norms: Tensor) -> Tensor | None:
+        """The unexplained share (N,) at which each row of these norms (N,) is done; None where all steps are taken."""
+        if not self.stops:
+            return None
+        shares = torch.full_like(norms, self.stop_at or 0.0)
+        if self.stop_below is not None:
+            own = (self.stop_below / norms.clamp_min(torch.finfo(norms.dtype).tiny)).square()
+            shares = torch.maximum(shares, own.clamp_max(_NOT_ALL))
+        return shares
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for files and reports."""

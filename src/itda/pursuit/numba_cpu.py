@@ -181,7 +181,7 @@ def _pursue(
     method: int,
     nonnegative: bool,
     refit: bool,
-    stop_at: float,
+    stops: Floats,
     chosen: Integers,
     coefficients: Floats,
     unexplained: Floats,
@@ -214,7 +214,7 @@ def _pursue(
     four, changes = np.empty(4, np.int32), np.empty(4, np.float32)
     for index in range(start_row, end_row):
         row, places = rows[index], chosen[index]
-        own_slack = slack[index]
+        own_slack, stop_at = slack[index], stops[index]
         _begin(correlations, first[index], own_slack * widest, mask, tops, errors)
         if own_slack > 0:
             verified[:] = 0
@@ -327,7 +327,7 @@ def _compiled(sources: int) -> Any:
         method: int,
         nonnegative: bool,
         refit: bool,
-        stop_at: float,
+        stops: Floats,
         chosen: Integers,
         coefficients: Floats,
         unexplained: Floats,
@@ -338,7 +338,7 @@ def _compiled(sources: int) -> Any:
         for chunk in numba.prange((count + _CHUNK - 1) // _CHUNK):
             _pursue(
                 chunk * _CHUNK, min(count, (chunk + 1) * _CHUNK), rows, first, slack, spread, atoms, gram, method,
-                nonnegative, refit, stop_at, chosen, coefficients, unexplained, cosine, hard,
+                nonnegative, refit, stops, chosen, coefficients, unexplained, cosine, hard,
             )  # fmt: skip
 
     return kernel
@@ -348,7 +348,7 @@ _kernel = _compiled(_hash_of_sources())
 
 
 def pursue_block(
-    rows: Tensor, first: Tensor, slack: Tensor, spread: Tensor, prepared: Prepared, coding: Coding
+    rows: Tensor, first: Tensor, slack: Tensor, spread: Tensor, stops: Tensor | None, prepared: Prepared, coding: Coding
 ) -> tuple[BlockCodes, Tensor]:
     """Codes of unit rows (n, D), and which of them could not be told with what is rounded here, bool (n,).
 
@@ -356,6 +356,7 @@ def pursue_block(
         rows: float32 (n, D), of norm 1 or zero.
         first: their correlations with all atoms, float32 or bfloat16 (n, A).
         slack, spread: what bounds their error, see `HalfProducts.correlations`; zeros for float32.
+        stops: the unexplained share at which each row is done, float32 (n,); None to take all steps.
     """
     assert isinstance(prepared.gram, WholeGram)
     codes = BlockCodes(
@@ -378,7 +379,7 @@ def pursue_block(
             _METHODS[coding.method],
             coding.nonnegative,
             coding.refit,
-            coding.stop_at or 0.0,
+            (torch.zeros(len(rows)) if stops is None else stops).numpy(),
             *(part.numpy() for part in codes),
             hard.numpy(),
         )

@@ -17,8 +17,9 @@ Code = dict[int, float]  # atom -> coefficient, in order of first choice
 NEGLIGIBLE = 1e-12
 
 
-def pursue_row(x: Vector, atoms: Matrix, coding: Coding) -> Code:
-    """One code: choose the atom that is most correlated with the residual, find coefficients, and so on.
+def pursue_row(x: Vector, atoms: Matrix, coding: Coding, stop: float | None = None) -> Code:
+    """One code: choose the atom that is most correlated with the residual, find coefficients, and so on, until the
+    unexplained share is `stop` or less.
 
     Plain pursuit (`mp`) adds the correlation to the chosen atom's coefficient; an atom may be chosen
     again. The orthogonal one (`omp`) fits all coefficients again after each choice, so no atom is chosen
@@ -30,7 +31,7 @@ def pursue_row(x: Vector, atoms: Matrix, coding: Coding) -> Code:
     code: Code = {}
     residual = x.copy()
     for _ in range(coding.steps):
-        if coding.stop_at is not None and unexplained_share(x, x - residual) <= coding.stop_at:
+        if stop is not None and unexplained_share(x, x - residual) <= stop:
             break
         correlations = atoms @ residual
         if coding.method == "omp":
@@ -129,13 +130,18 @@ def cosine(x: Vector, rebuilt: Vector) -> float:
     return float(x @ rebuilt) / lengths if lengths else 0.0
 
 
-def pursue(rows: Matrix, atoms: Matrix, coding: Coding) -> tuple[NDArray[np.int32], Matrix, Vector, Vector]:
-    """Codes of all rows: atoms (N, K), coefficients (N, K), unexplained share (N,), cosine (N,)."""
+def pursue(
+    rows: Matrix, atoms: Matrix, coding: Coding, stops: Vector | None = None
+) -> tuple[NDArray[np.int32], Matrix, Vector, Vector]:
+    """Codes of all rows: atoms (N, K), coefficients (N, K), unexplained share (N,), cosine (N,).
+
+    `stops` (N,) are the unexplained shares at which rows are done.
+    """
     chosen = np.full((len(rows), coding.steps), -1, np.int32)
     coefficients = np.zeros((len(rows), coding.steps))
     unexplained, cosines = np.zeros(len(rows)), np.zeros(len(rows))
     for row, x in enumerate(rows):
-        code = pursue_row(x, atoms, coding)
+        code = pursue_row(x, atoms, coding, None if stops is None else float(stops[row]))
         chosen[row, : len(code)] = list(code)
         coefficients[row, : len(code)] = list(code.values())
         rebuilt = rebuild(code, atoms)

@@ -17,24 +17,30 @@ _FIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
 _PRODUCT_BYTES = 32 * 2**20  # correlations (n, A) of one product, where they are computed anew at every step
 
 
-def pursue_block(rows: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding) -> BlockCodes:
-    """Codes of unit rows (n, D); `first` is None or their float32 correlations (n, A), which are overwritten."""
+def pursue_block(
+    rows: Tensor, first: Tensor | None, stops: Tensor | None, prepared: Prepared, coding: Coding
+) -> BlockCodes:
+    """Codes of unit rows (n, D); `first` is None or their float32 correlations (n, A), which are overwritten;
+    `stops` the unexplained share at which each row is done (n,), or None."""
     if coding.method == "mp" and prepared.gram is not None:
-        chosen, values = _by_gram(
-            rows, prepared.first_correlations(rows).float() if first is None else first, prepared, coding
-        )
+        first = prepared.first_correlations(rows).float() if first is None else first
+        chosen, values = _by_gram(rows, first, stops, prepared, coding)
         return finish(rows, prepared.atoms, chosen, values, coding)
-    return pursue_by_products(rows, prepared.atoms, coding)
+    return pursue_by_products(rows, stops, prepared.atoms, coding)
 
 
-def pursue_by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> BlockCodes:
+def pursue_by_products(rows: Tensor, stops: Tensor | None, atoms: Tensor, coding: Coding) -> BlockCodes:
     """Codes of unit rows (n, D) without a Gram matrix, by the plain method."""
     # Fitting coefficients takes the chosen atoms of all rows, and choosing some copies of the correlations
     at_once = _PRODUCT_BYTES // (4 * len(atoms))
     if coding.method != "mp":
         at_once = min(at_once, _FIT_BYTES // (8 * coding.steps * atoms.shape[1]))
+    at_once = max(1, at_once)
+    split = torch.split(rows, at_once)
+    shares = [None] * len(split) if stops is None else torch.split(stops, at_once)
     parts = [
-        finish(part, atoms, *_by_products(part, atoms, coding), coding) for part in torch.split(rows, max(1, at_once))
+        finish(part, atoms, *_by_products(part, own, atoms, coding), coding)
+        for part, own in zip(split, shares, strict=True)
     ]
     return BlockCodes(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -52,13 +58,15 @@ def finish(rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, coding: 
     return BlockCodes(chosen.int(), values, unexplained, cosine)
 
 
-def _by_gram(rows: Tensor, correlations: Tensor, prepared: Prepared, coding: Coding) -> tuple[Tensor, Tensor]:
+def _by_gram(
+    rows: Tensor, correlations: Tensor, stops: Tensor | None, prepared: Prepared, coding: Coding
+) -> tuple[Tensor, Tensor]:
     """Plain pursuit; overwrites `correlations` (n, A)."""
     gram = prepared.gram
     assert gram is not None
     chosen = torch.full((len(rows), coding.steps), -1, dtype=torch.int64, device=rows.device)
     values = correlations.new_zeros((len(rows), coding.steps))
-    residual = rows.clone() if gram.rounding or coding.stop_at is not None else None
+    residual = rows.clone() if gram.rounding or stops is not None else None
     live = torch.ones((len(rows), 1), dtype=torch.bool, device=rows.device)
     drift = torch.zeros((len(rows), 1), device=rows.device)  # what rounding has done to any correlation at most
     for step in range(coding.steps):
@@ -68,8 +76,8 @@ def _by_gram(rows: Tensor, correlations: Tensor, prepared: Prepared, coding: Cod
         else:
             best, value = _best(correlations, coding)
         live &= (value if coding.nonnegative else value.abs()) > limits.NEGLIGIBLE
-        if residual is not None and coding.stop_at is not None:
-            live &= residual.square().sum(1, keepdim=True) > coding.stop_at
+        if residual is not None and stops is not None:
+            live &= residual.square().sum(1, keepdim=True) > stops[:, None]
         if not bool(live.any()):
             break
         value = torch.where(live, value, 0.0)
@@ -110,7 +118,7 @@ def _best_of_rounded(
     return best, value
 
 
-def _by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> tuple[Tensor, Tensor]:
+def _by_products(rows: Tensor, stops: Tensor | None, atoms: Tensor, coding: Coding) -> tuple[Tensor, Tensor]:
     """Any method, with the correlations of the residual computed anew at every step."""
     count, steps = len(rows), min(coding.steps, len(atoms)) if coding.method == "omp" else coding.steps
     chosen = torch.full((count, coding.steps), -1, dtype=torch.int64, device=rows.device)
@@ -125,8 +133,8 @@ def _by_products(rows: Tensor, atoms: Tensor, coding: Coding) -> tuple[Tensor, T
             correlations.scatter_(1, taken, torch.where(used > 0, 0.0, correlations.gather(1, taken)))
         best, value = _best(correlations, coding)
         live &= (value if coding.nonnegative else value.abs()) > limits.NEGLIGIBLE
-        if coding.stop_at is not None:
-            live &= residual.square().sum(1, keepdim=True) > coding.stop_at
+        if stops is not None:
+            live &= residual.square().sum(1, keepdim=True) > stops[:, None]
         if not bool(live.any()):
             break
         same = chosen == best

@@ -30,7 +30,7 @@ def _size(correlations, nonnegative: tl.constexpr):  # type: ignore[no-untyped-d
 
 @triton.jit
 def _pursue_on_chip(  # type: ignore[no-untyped-def]
-    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at,
+    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stops,
     width: tl.constexpr, nonnegative: tl.constexpr,
 ):  # fmt: skip
     """All steps of one row whose correlations fit into registers; `width` is a power of two of at least A."""
@@ -38,6 +38,7 @@ def _pursue_on_chip(  # type: ignore[no-untyped-def]
     places = tl.arange(0, width)
     inside = places < atoms
     current = tl.load(correlations + row * atoms + places, mask=inside, other=0.0).to(tl.float32)
+    stop_at = tl.load(stops + row)
     energy = 1.0
     step = 0
     while step < steps:
@@ -57,13 +58,14 @@ def _pursue_on_chip(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _pursue_in_tiles(  # type: ignore[no-untyped-def]
-    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stop_at,
+    correlations, gram, chosen, values, atoms, gram_stride, steps, floor, stops,
     width: tl.constexpr, nonnegative: tl.constexpr,
 ):  # fmt: skip
     """All steps of one row whose float32 correlations lie in memory; a tile of `width` is handled at a time."""
     row = tl.program_id(0).to(tl.int64)
     mine = correlations + row * atoms
     places = tl.arange(0, width)
+    stop_at = tl.load(stops + row)
     energy = 1.0
     value = 0.0
     last = tl.full((), 0, tl.int64)
@@ -99,13 +101,20 @@ def _pursue_in_tiles(  # type: ignore[no-untyped-def]
 
 
 def pursue_block(
-    rows: Tensor, first: Tensor | None, prepared: Prepared, coding: Coding, *, on_chip: int = _ON_CHIP
+    rows: Tensor,
+    first: Tensor | None,
+    stops: Tensor | None,
+    prepared: Prepared,
+    coding: Coding,
+    *,
+    on_chip: int = _ON_CHIP,
 ) -> BlockCodes:
     """Codes of unit rows (n, D) by plain pursuit.
 
     Args:
         rows: float32 (n, D), of norm 1 or zero.
         first: their correlations (n, A), which may be overwritten; None to compute them.
+        stops: the unexplained share at which each row is done (n,); None to take all steps.
         on_chip: the most atoms whose correlations are held in registers.
     """
     gram = prepared.gram
@@ -114,6 +123,7 @@ def pursue_block(
         first = prepared.first_correlations(rows)
     chosen = torch.full((len(rows), coding.steps), -1, dtype=torch.int32, device=rows.device)
     values = torch.zeros((len(rows), coding.steps), device=rows.device)
+    stops = torch.full((len(rows),), _NEVER, device=rows.device) if stops is None else stops
     size = len(prepared)
     fits = size <= on_chip
     kernel = _pursue_on_chip if fits else _pursue_in_tiles
@@ -122,7 +132,7 @@ def pursue_block(
         with torch.cuda.device(rows.device) if rows.is_cuda else nullcontext():
             kernel[(len(rows),)](
                 first if fits else first.float(), gram.buffer, chosen, values, size, gram.buffer.stride(0),
-                coding.steps, limits.NEGLIGIBLE, _NEVER if coding.stop_at is None else coding.stop_at,
+                coding.steps, limits.NEGLIGIBLE, stops,
                 width=width, nonnegative=coding.nonnegative, num_warps=max(4, min(16, width // 1024)),
             )  # fmt: skip
     merged, summed = torch_batched.merge_repeats(chosen.long(), values)
