@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-OF_FIDELITY := codings controls sites stability probing
+OF_FIDELITY := codings controls sinks sites stability probing
 OTHERS := $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py))
 BENCHMARKS := $(filter-out $(patsubst %,benchmarks/bench_%.py,fidelity $(OF_FIDELITY)),$(OTHERS))
 

@@ -18,6 +18,7 @@ def tables() -> dict[str, list[Row]]:
         "codings": [_coding(row) for row in _rows("codings")],
         "controls": _controls(_rows("controls")),
         "sites": [_short(row, "model", "site", "method", "fvu", "delta_ce", "lift") for row in _rows("sites")],
+        "sinks": [_short(row, *row) for row in _rows("sinks")],
         "stability": [_stability(row) for row in _rows("stability")],
         "probing": [_probing(row) for row in _rows("probing")],
     }

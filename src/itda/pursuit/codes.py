@@ -26,7 +26,7 @@ def default_coding(steps: int) -> "Coding":
 
     "Minus this text" cannot be read. With a dictionary that is built for it, adding only costs 5 to 13 % more that is
     unexplained, less than orthogonal pursuit had won over the plain one; as many atoms in the mean, but not for every
-    row, leave 5 to 20 % less (docs/fidelity.md).
+    row, leave 10 to 20 % less (docs/fidelity.md).
     """
     return Coding(steps=steps, most=2 * steps if steps > 1 else None, method="omp", nonnegative=True)
 
