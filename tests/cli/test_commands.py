@@ -82,10 +82,19 @@ def test_how_codes_are_made_can_be_asked_for(run):
         "nonnegative": False,
         "stop_at": 0.05,
         "most": None,
+        "stop_below": None,
     }
     assert "3 steps of matching pursuit, refit, until 0.05 is unexplained" in run("info", "signed")
     exact = json.loads(run("build", *text, "--steps", 3, "--exact", "--out", "exact", "--json"))["coding"]
-    assert exact == {"steps": 3, "method": "omp", "refit": False, "nonnegative": True, "stop_at": None, "most": None}
+    assert exact == {
+        "steps": 3,
+        "method": "omp",
+        "refit": False,
+        "nonnegative": True,
+        "stop_at": None,
+        "most": None,
+        "stop_below": None,
+    }
     run("build", *text, "--steps", 3, "--out", "varying")
     assert "3 steps in the mean, at most 6, of orthogonal matching pursuit" in " ".join(run("info", "varying").split())
     assert "Give --steps too" in run("build", *text, *signed, "--out", "unsteady", code=2)

@@ -8,6 +8,7 @@ from itda import Coding, Corpus, build, build_from_activations, capture, evaluat
 from itda.errors import CorpusError, MismatchError, ModelError, OptionError
 from itda.evaluation.statistics import DocumentSums, interval
 from itda.models.tokenizing import batch, windows
+from itda.pursuit import pursue
 from support import tiny
 
 TEXTS = tiny.KINGS
@@ -199,7 +200,21 @@ def test_there_are_as_many_random_atoms_as_atoms(model, corpora):
     long = Corpus.from_texts(["".join(TEXTS)])  # few windows, many atoms
     own = build(model, long, site="resid_post.1", atoms=600, progress=False)
     assert len(own.sources.windows) * 8 < 600
-    assert len(random_atoms(own, model, "resid_post.1", 0)) == 600
+    assert len(random_atoms(own, model, "resid_post.1", 0).prepared) == 600
+
+
+def test_random_atoms_are_given_no_more_than_the_dictionary(llama, stories):
+    from itda.evaluation.replacements import random_atoms
+
+    own = build(llama, stories, atoms=256, steps=4, tokens=4000, progress=False)
+    found = random_atoms(own, llama, own.site, 0)
+    coding = found.coding(own.coding, "auto")
+    assert own.coding.varies
+    assert pursue(found.others, found.prepared, coding).l0.double().mean() == pytest.approx(4, rel=0.03)
+    assert pursue(found.others, found.prepared, own.coding).l0.double().mean() > 4.5
+    assert found._replace(others=found.others[:10]).coding(own.coding, "auto") == own.coding.with_options(steps=4)
+    exact = own.coding.with_options(steps=4)
+    assert found.coding(exact, "auto") == exact
 
 
 def test_a_place_that_is_not_used_is_said(corpora):

@@ -59,7 +59,7 @@ class BuildRequest:
     atoms: int | None = None
     """How many atoms; without a threshold, by default 8 times the width, at most a quarter of the rows."""
     steps: int | None = None
-    """Pursuit steps K; max(4, min(40, D / 16)) by default."""
+    """Pursuit steps K, how many atoms codes have in the mean; max(4, min(40, D / 16)) by default."""
     method: Method | None = None
     """Activations: `budget`, those that serve best together, the default for a number of atoms; `greedy`, the worst
     explained rows first, the default for a threshold or a block; `paper`, the published rule. Mixtures of up to five of
@@ -71,7 +71,8 @@ class BuildRequest:
     """Threshold of `paper`: 1 - cos(x, x^)."""
     coding: Coding | None = None
     """All of how codes are made; `steps` is its shorthand. By default least squares without negative coefficients,
-    for `paper` plain matching pursuit."""
+    `steps` in the mean and up to twice as many where a row needs them (exactly `steps` with `max_unexplained`); for
+    `paper` plain matching pursuit."""
     center: bool | None = None
     """Take off the mean before a pursuit; True by default, False for `paper` and `snmf`."""
     block: int | None = None
@@ -124,7 +125,11 @@ class BuildRequest:
     def coding_for(self, width: int) -> Coding:
         """How codes are made for rows of this width."""
         steps = default_steps(width) if self.steps is None else self.steps
-        return self.coding or (Coding(steps=steps) if self.method == "paper" else default_coding(steps))
+        if self.coding or self.method == "paper":
+            return self.coding or Coding(steps=steps)
+        coding = default_coding(steps)
+        # A threshold promises what K steps leave of any row
+        return coding if self.max_unexplained is None else coding.with_options(steps=steps)
 
     def builder(self, width: int, rows: int) -> Builder:
         """The builder for `rows` rows of this width.

@@ -57,7 +57,10 @@ Dtype = Annotated[
 ]
 Attention = Annotated[str | None, typer.Option(help="transformers' attention implementation: eager, sdpa, ...")]
 Tokenizer = Annotated[str | None, typer.Option(help="Folder or name of the tokenizer, if the model has none.")]
-Steps = Annotated[int | None, typer.Option(help="Pursuit steps: the most atoms a code can use.")]
+Steps = Annotated[
+    int | None,
+    typer.Option(help="Pursuit steps K: how many atoms codes have, in the mean with `build`, exactly elsewhere."),
+]
 Memory = Annotated[
     str | None,
     typer.Option(help="What inner products of the atoms may take, as 2GiB; half of what is free by default."),

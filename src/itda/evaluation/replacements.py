@@ -1,12 +1,13 @@
 """What is put in the place of the activations: the dictionary's reconstruction and the plain baselines."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from itda.building.calibrating import calibrated
 from itda.capturing import decomposed, in_groups, window_length
 from itda.data.dictionary import Dictionary
 from itda.models import tokenizing
@@ -14,11 +15,26 @@ from itda.models.loading import Model
 from itda.pursuit import Coding, Prepared, prepare, pursue, rebuild
 
 _TOKENS_A_WINDOW = 8  # drawn for the random atoms: few enough to be diverse, many enough to be cheap
+_ENOUGH = 256  # rows that say how many atoms codes have in the mean
+
+
+class RandomAtoms(NamedTuple):
+    """Activations that nobody chose."""
+
+    prepared: Prepared
+    others: Tensor
+    """Centred rows (n, D) from the same windows that are no atoms."""
+
+    def coding(self, coding: Coding, backend: str) -> Coding:
+        """As many atoms in the mean as `coding` asks for: a threshold found for better atoms would grant these more."""
+        if len(self.others) < _ENOUGH and coding.varies:
+            return coding.with_options(steps=coding.steps)
+        return calibrated(coding.asked, self.others, self.prepared, backend)
 
 
 def random_atoms(
     dictionary: Dictionary, model: Model, site: str, seed: int, *, memory: int | str | None = None
-) -> Prepared | None:
+) -> RandomAtoms | None:
     """As many random activations as the dictionary has atoms, from the windows its atoms come from.
 
     The windows' text travels with the dictionary, so the baseline needs no second corpus. None where
@@ -49,11 +65,11 @@ def random_atoms(
             spare.append(own[order[quota:]])
         if sum(map(len, drawn)) >= wanted:
             break
-    rows = torch.cat([*drawn, *spare])[:wanted] - dictionary.mean if drawn else torch.empty((0, dictionary.width))
-    rows = rows[(rows != 0).any(1)]
-    if len(rows) < wanted:
+    rows = torch.cat([*drawn, *spare]) - dictionary.mean if drawn else torch.empty((0, dictionary.width))
+    atoms, others = rows[:wanted], rows[wanted:]
+    if len(atoms) < wanted or not bool((atoms != 0).any(1).all()):
         return None
-    return prepare(torch.nn.functional.normalize(rows, dim=1), memory=memory)
+    return RandomAtoms(prepare(torch.nn.functional.normalize(atoms, dim=1), memory=memory), others)
 
 
 class Replacements:
@@ -64,12 +80,13 @@ class Replacements:
         dictionary: Dictionary,
         coding: Coding,
         *,
-        randoms: Prepared | None,
+        randoms: RandomAtoms | None,
         baselines: bool,
         backend: str,
     ) -> None:
-        self._dictionary, self._coding, self._backend = dictionary, coding, backend
+        self._dictionary, self._backend = dictionary, backend
         self._randoms, self._baselines = randoms, baselines
+        self._random_coding = randoms.coding(coding, backend) if randoms else coding
         self.mean = dictionary.token_means.overall if dictionary.token_means else dictionary.mean
         """The mean activation of the build rows, float32 (D,)."""
 
@@ -82,6 +99,6 @@ class Replacements:
             found["token mean"] = self._dictionary.token_means.of(token_ids)
         if self._randoms is not None:
             centred = rows - self._dictionary.mean
-            codes = pursue(centred, self._randoms, self._coding, backend=self._backend)
-            found["random atoms"] = rebuild(codes, self._randoms.atoms) + self._dictionary.mean
+            codes = pursue(centred, self._randoms.prepared, self._random_coding, backend=self._backend)
+            found["random atoms"] = rebuild(codes, self._randoms.prepared.atoms) + self._dictionary.mean
         return found
