@@ -15,6 +15,7 @@ _BLOCK, _TOGETHER, _SAMPLE = 8, 1024, 8192  # of a greedy build: rows looked at,
 _PASSES, _ROUNDS, _MORE = 3, 3, 1.15  # of the budget builder: over its pool, of exchange, atoms in one in those wanted
 _LEARNT, _UPDATES = 4096, 16  # rows between two updates of its atoms, or so many updates in a pass
 _LOOKED_AT, _CANDIDATES = 16_384, 8192  # at least, in an exchange
+_TRIED, _TRIES = 4096, 5  # rows, and how often, by which the threshold of codes is found
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def build_terms(rows: int, width: int, atoms: int, steps: int, machine: Machine)
         (_ROUNDS, pursuit_terms(2 * looked_at, width, more, steps, machine)),
         (_ROUNDS, {"product": 2 * looked_at * width * (candidates + atoms) / machine.product}),
         (1.0, pursuit_terms(min(rows, _SAMPLE), width, atoms, steps, machine)),
+        (1.0, threshold_terms(rows, width, atoms, steps, machine)),
     ]
     found: dict[str, float] = {}
     for times, terms in parts:
@@ -114,6 +116,11 @@ def pursuit_terms(rows: int, width: int, atoms: int, steps: int, machine: Machin
         "solve": rows * steps**3 / machine.threads,
         "product": (2 * rows * width * atoms + 2 * atoms * atoms * width) / machine.product,
     }
+
+
+def threshold_terms(rows: int, width: int, atoms: int, steps: int, machine: Machine) -> dict[str, float]:
+    """The same for the threshold at which codes end."""
+    return pursuit_terms(_TRIES * min(rows, _TRIED), width, atoms, steps, machine)
 
 
 def seconds(terms: dict[str, float], constants: Constants = CONSTANTS) -> float:

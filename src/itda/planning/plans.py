@@ -276,6 +276,8 @@ class _Run:
                 costs.seconds(costs.pursuit_terms(int(sample), width, count, self.steps, self.machine))
                 for count in (candidates, self.atoms)
             )
+            threshold = costs.threshold_terms(int(sample), width, self.atoms, self.steps, self.machine)
+            found["merge"] += costs.seconds(threshold)
         return found
 
     def memory(self, *, from_disk: bool) -> dict[str, float]:
