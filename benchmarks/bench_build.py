@@ -84,7 +84,8 @@ def main() -> None:
         )
         ways = {"itda, the same rule": partial(paper, gap)}
         if gap == low:
-            ways["itda, greedy (default)"] = partial(itda.build_from_activations, rows, atoms=ATOMS, steps=STEPS)
+            ways["itda, greedy"] = partial(itda.build_from_activations, rows, atoms=ATOMS, steps=STEPS, method="greedy")
+            ways["itda, the default"] = partial(itda.build_from_activations, rows, atoms=ATOMS, steps=STEPS)
         for name, way in ways.items():
             runs = [timed(way) for _ in range(RUNS)]
             built = runs[0][1]
