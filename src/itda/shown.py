@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 
-class Shown:
+class Shown(ABC):
     """What rich draws in a terminal; as a string it is the same in plain text."""
 
     WIDTH: ClassVar[int] = 120
     """Columns, as a string."""
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        raise NotImplementedError
+    @abstractmethod
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult: ...
 
     def __str__(self) -> str:
         from rich.console import Console

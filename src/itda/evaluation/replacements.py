@@ -15,7 +15,7 @@ from itda.models.loading import Model
 from itda.pursuit import Coding, Prepared, prepare, pursue, rebuild
 
 _TOKENS_A_WINDOW = 8  # drawn for the random atoms: few enough to be diverse, many enough to be cheap
-_ENOUGH = 256  # rows that say how many atoms codes have in the mean
+_ENOUGH, _PLENTY = 256, 4096  # rows that say how many atoms codes have in the mean
 
 
 class RandomAtoms(NamedTuple):
@@ -62,10 +62,15 @@ def random_atoms(
             keep = torch.nonzero(decomposed(part, own, captured))[:, 0].numpy()
             order = torch.from_numpy(generator.permutation(keep))
             drawn.append(own[order[:quota]])
-            spare.append(own[order[quota:]])
+            if sum(map(len, spare)) < wanted + _PLENTY:
+                spare.append(own[order[quota:]])
         if sum(map(len, drawn)) >= wanted:
             break
-    rows = torch.cat([*drawn, *spare]) - dictionary.mean if drawn else torch.empty((0, dictionary.width))
+    rows = (
+        torch.cat([*drawn, *spare])[: wanted + _PLENTY] - dictionary.mean
+        if drawn
+        else torch.empty((0, dictionary.width))
+    )
     atoms, others = rows[:wanted], rows[wanted:]
     if len(atoms) < wanted or not bool((atoms != 0).any(1).all()):
         return None
