@@ -114,7 +114,7 @@ def main() -> None:
                     if not (seed and name in LARGE):
                         autoencoders(Case(name, seed), kinds, cells, training)
     known = finished(cells.all)
-    draw(known)
+    draw(sorted(known, key=lambda cell: list(CASES).index(cell["model"])))
     facts = {"tokens": TOKENS, "held_out_tokens": HELD_OUT_TOKENS, "threads": 1}
     report("fidelity", summary(known), **facts)
     report("autoencoders", [row for row in summary(beside_autoencoders(known)) if row["method"] in BESIDE], **facts)
@@ -158,7 +158,7 @@ def codings(method: str) -> tuple[str, ...]:
 
 def autoencoders(case: Case, kinds: tuple[str, ...], cells: Cells, training: Cells) -> None:
     """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
-    for share in SHARES:
+    for share in SHARES[bool(case.seed) :]:
         facts = case.facts(case.steps(share))
         rate, passes = converged(case, facts["steps"], training)
         everything = case.seed == 0 and (case.name not in LARGE or share == SWEPT_AT)

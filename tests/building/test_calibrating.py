@@ -5,7 +5,7 @@ import torch
 
 from itda import Coding, build_from_activations, capture, extend_from_activations, merge
 from itda.building.calibrating import calibrated
-from itda.errors import OptionError
+from itda.errors import ActivationError, OptionError
 from itda.pursuit import default_coding, prepare, pursue, rebuild
 from support.signals import coherent
 
@@ -92,6 +92,40 @@ def test_a_merge_finds_it_anew_and_an_extension_takes_the_stricter(rows):
     wider = extend_from_activations(parts[0], rows[3000:], atoms=64, progress=False)
     assert wider.coding.stop_below <= parts[0].coding.stop_below
     assert wider.encode(rows).unexplained.double().mean() < parts[0].encode(rows).unexplained.double().mean()
+
+
+@pytest.mark.parametrize("times", [300, 1000, 1e6])
+def test_a_few_long_rows_do_not_decide(rows, times):
+    some = rows.clone()
+    some[::2000] *= times
+    dictionary = made(some, atoms=96, steps=4, method="random", center=False)
+    assert dictionary.encode(rows).l0.double().mean() == pytest.approx(4, rel=0.06)
+
+
+def test_where_no_row_can_say_every_row_has_the_steps(rows):
+    some = rows[:400]
+    dictionary = made(some, atoms=400, steps=4, method="random")
+    assert dictionary.encode(rows[400:]).l0.max() == 4
+    assert "in the mean" not in repr(dictionary)
+    small = made(rows, atoms=96, steps=4)
+    grown = extend_from_activations(small, rows[:50] + 0.5, atoms=50, progress=False)
+    assert grown.coding == small.coding
+
+
+def test_thresholds_of_ones_own_stay_when_parts_are_joined(rows):
+    share = Coding(steps=4, most=8, stop_at=0.1, method="omp")
+    length = Coding(steps=4, most=8, stop_below=1.5, method="omp")
+    for coding in (share, length):
+        parts = [made(part, atoms=64, coding=coding) for part in rows.split(3000)]
+        assert merge(parts).coding == coding
+        assert extend_from_activations(parts[0], rows[3000:], atoms=20, progress=False).coding.stop_at == coding.stop_at
+    assert merge(parts, rows=rows).coding == length
+
+
+def test_rows_of_zeros_are_refused(rows):
+    for method in ("budget", "greedy"):
+        with pytest.raises(ActivationError, match="fewer than the 2 steps"):
+            made(torch.zeros(50, 8), atoms=4, steps=2, method=method)
 
 
 def test_fewer_at_most_than_in_the_mean_is_refused():

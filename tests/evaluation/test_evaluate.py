@@ -212,9 +212,10 @@ def test_random_atoms_are_given_no_more_than_the_dictionary(llama, stories):
     assert own.coding.varies
     assert pursue(found.others, found.prepared, coding).l0.double().mean() == pytest.approx(4, rel=0.03)
     assert pursue(found.others, found.prepared, own.coding).l0.double().mean() > 4.5
-    assert found._replace(others=found.others[:10]).coding(own.coding, "auto") == own.coding.with_options(steps=4)
     exact = own.coding.with_options(steps=4)
+    assert found._replace(others=found.others[:10]).coding(own.coding, "auto") == exact
     assert found.coding(exact, "auto") == exact
+    assert found.coding(own.coding.asked, "auto") == own.coding.asked
 
 
 def test_a_place_that_is_not_used_is_said(corpora):

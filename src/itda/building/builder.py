@@ -152,8 +152,8 @@ class Builder(ABC):
 
     def _outliers(self, mean: Tensor) -> str:
         """A sentence for who has too few atoms because a few rows are so long that the others vanish beside them."""
-        usual = torch.linalg.vector_norm(self.sample, dim=1)
-        times = float(torch.linalg.vector_norm(mean)) / float(usual.median()) if len(usual) else 0.0
+        usual = float(torch.linalg.vector_norm(self.sample, dim=1).median()) if len(self.sample) else 0.0
+        times = float(torch.linalg.vector_norm(mean)) / usual if usual else 0.0
         if not times > _OUTWEIGHED:
             return ""
         return f" The rows' mean is {times:.1g} times as long as most rows: leave the few far longer rows out."

@@ -8,14 +8,16 @@ from torch import Tensor
 
 from itda.pursuit import Coding, Prepared, pursue
 
-_ROWS = 4096
-_LEAST = 1e-3  # of the length of the longest row: no code goes below that
+_ROWS, _ENOUGH = 4096, 64  # that are tried, and fewer than which say nothing
 _ITSELF = 1e-6  # unexplained by one atom
+_RANGE = math.log(100)  # how many times what is usually missed the threshold may be, either way
 _TRIES, _CLOSE = 8, 0.005  # the mean over so many rows is no surer than that
 
 
 def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = "auto") -> Coding:
     """The coding with the `stop_below` at which rows have `steps` atoms in the mean; as it is where that is not asked.
+
+    Exactly `steps` for every row where too few rows, or none that misses anything, can say what threshold that is.
 
     Args:
         coding: how codes are made.
@@ -27,22 +29,23 @@ def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = 
         return coding
     some = rows[:: math.ceil(len(rows) / _ROWS)]
     exact = pursue(some, prepared, coding, backend=backend)
+    lengths = torch.linalg.vector_norm(some, dim=1)
+    missed = lengths * exact.unexplained.sqrt()
     # Rows that are atoms themselves say nothing of those that will be encoded
     others = (exact.l0 > 1) | (exact.unexplained > _ITSELF)
-    some, exact = (some[others], exact[others]) if bool(others.any()) else (some, exact)
-    lengths = torch.linalg.vector_norm(some, dim=1)
-    longest, missed = float(lengths.max()), float((lengths * exact.unexplained.sqrt()).median())
-    if not longest:
-        return coding
+    if int((others & (missed > 0)).sum()) < _ENOUGH:
+        return coding.with_options(steps=coding.steps)
+    some, usual = some[others], math.log(float(missed[others & (missed > 0)].median()))
     # Regula falsi over the logarithm of the threshold, in which the number of atoms is nearly straight
-    low, high = math.log(_LEAST * longest), math.log(longest)
+    low, high, middle = usual - _RANGE, usual + _RANGE, usual
     more, fewer = float(coding.most), 1.0
-    middle = math.log(min(max(missed, 2 * _LEAST * longest), longest))
+    found: dict[float, float] = {}  # threshold -> how far from `steps` the mean is
     for _ in range(_TRIES):
-        tried = replace(coding, stop_below=math.exp(middle))
-        mean = float(pursue(some, prepared, tried, backend=backend).l0.double().mean())
-        if abs(mean - coding.steps) <= _CLOSE * coding.steps:
-            high = middle
+        tried = float(f"{math.exp(middle):.4g}")
+        codes = pursue(some, prepared, replace(coding, stop_below=tried), backend=backend)
+        mean = float(codes.l0.double().mean())
+        found[tried] = abs(mean - coding.steps)
+        if found[tried] <= _CLOSE * coding.steps:
             break
         if mean > coding.steps:
             low, more = middle, mean
@@ -50,4 +53,4 @@ def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = 
             high, fewer = middle, mean
         part = (more - coding.steps) / (more - fewer) if more > fewer else 0.5
         middle = low + (high - low) * min(max(part, 0.05), 0.95)
-    return replace(coding, stop_below=float(f"{math.exp(high):.4g}"))
+    return replace(coding, stop_below=min(found, key=lambda tried: found[tried]))

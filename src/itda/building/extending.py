@@ -105,9 +105,10 @@ def extend_from_activations(
     unit = torch.cat([dictionary.atoms, pool.units(chosen)])
     sample = pool.rows[evenly(len(pool.rows), _SAMPLE_ROWS)]
     prepared, coding = prepare(unit), dictionary.coding
-    if coding.varies:  # as many atoms in the mean of these rows, but no row is told less than before
-        found = calibrated(coding.asked, sample, prepared)
-        coding = replace(coding, stop_below=min(coding.stop_below or math.inf, found.stop_below or math.inf))
+    # As many atoms in the mean of these rows, but no row is told less than before
+    if coding.most is not None and coding.stop_below is not None:
+        found = calibrated(coding.asked, sample, prepared).stop_below
+        coding = replace(coding, stop_below=min(found or math.inf, coding.stop_below))
     codes = pursue(sample, prepared, coding)
     notes = dictionary.build.notes
     if len(chosen) < atoms:

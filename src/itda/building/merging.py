@@ -1,6 +1,5 @@
 """Several dictionaries of the same place, each from its own text, made into one."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -73,10 +72,11 @@ def merge(
     norms = torch.linalg.vector_norm(candidates[kept], dim=1)
     unit = candidates[kept] / norms[:, None]
     prepared = prepare(unit)
-    if rows is not None:
+    thresholds = {length for part in parts if (length := part.coding.stop_below) is not None}
+    if rows is None or len(thresholds) == 1:  # no part's text may be told less than in its part; one may be a choice
+        coding = replace(coding, stop_below=min(thresholds, default=None))
+    else:
         coding = calibrated(coding, sample, prepared)
-    elif parts[0].coding.varies:  # no part's text may be told less than in its part
-        coding = replace(coding, stop_below=min(part.coding.stop_below or math.inf for part in parts))
     codes = pursue(sample, prepared, coding)
     place = order[kept]
     known = [part.provenance for part in parts if part.provenance]

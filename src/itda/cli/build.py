@@ -141,7 +141,8 @@ def build(
                 "--pursuit, --signed, --refit, --exact and --stop-at say how codes are made. Give --steps too."
             )
         coding = default_coding(steps).with_options(method=pursuit, refit=refit or None)
-        if exact or stop_at is not None or max_unexplained is not None:
+        of_a_rule = method == "paper" or max_unexplained is not None
+        if exact or of_a_rule or stop_at is not None:
             coding = replace(coding, most=None, stop_at=stop_at)
         asked |= {"steps": None, "coding": replace(coding, nonnegative=not signed)}
     spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)

@@ -59,7 +59,7 @@ Attention = Annotated[str | None, typer.Option(help="transformers' attention imp
 Tokenizer = Annotated[str | None, typer.Option(help="Folder or name of the tokenizer, if the model has none.")]
 Steps = Annotated[
     int | None,
-    typer.Option(help="Pursuit steps K: how many atoms codes have, in the mean with `build`, exactly elsewhere."),
+    typer.Option(help="Pursuit steps K, the atoms of a code; as a default of `build` those it has in the mean."),
 ]
 Memory = Annotated[
     str | None,

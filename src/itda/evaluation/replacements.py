@@ -15,7 +15,7 @@ from itda.models.loading import Model
 from itda.pursuit import Coding, Prepared, prepare, pursue, rebuild
 
 _TOKENS_A_WINDOW = 8  # drawn for the random atoms: few enough to be diverse, many enough to be cheap
-_ENOUGH, _PLENTY = 256, 4096  # rows that say how many atoms codes have in the mean
+_PLENTY = 4096  # rows that say how many atoms codes have in the mean
 
 
 class RandomAtoms(NamedTuple):
@@ -27,8 +27,8 @@ class RandomAtoms(NamedTuple):
 
     def coding(self, coding: Coding, backend: str) -> Coding:
         """As many atoms in the mean as `coding` asks for: a threshold found for better atoms would grant these more."""
-        if len(self.others) < _ENOUGH and coding.varies:
-            return coding.with_options(steps=coding.steps)
+        if not coding.varies:
+            return coding
         return calibrated(coding.asked, self.others, self.prepared, backend)
 
 

@@ -69,7 +69,7 @@ def pursue(
         steps: pursuit steps K, with the other options at their defaults.
         backend: `auto`, `reference`, `torch`, `numba` or `triton`; one that is named is used or refused.
         mean: taken off every row first, float32 (D,), a block at a time; None for rows that are centred.
-    Returns: Codes with K places a row, on the device of `rows`; `.route` says how they were computed.
+    Returns: Codes with `coding.places` places a row, on the device of `rows`; `.route` says how they were computed.
     Raises: ShapeError, ActivationError, OptionError, BackendError.
     """
     coding = _coding(coding, steps).for_a_row

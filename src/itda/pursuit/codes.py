@@ -36,7 +36,7 @@ class Coding:
     """How a code is made: saved with a dictionary and used by `encode` unless another is given."""
 
     steps: int
-    """Pursuit steps K, the most atoms a code can use; at least 1."""
+    """Pursuit steps K, the most atoms a code can use unless `most` says otherwise; at least 1."""
     most: int | None = None
     """Where some rows may have more: the most atoms a code can use, while `steps` is how many codes have in the mean.
     A build finds the `stop_below` at which that is so; without one every code has `steps`."""
