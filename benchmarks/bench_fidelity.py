@@ -158,7 +158,7 @@ def codings(method: str) -> tuple[str, ...]:
 
 def autoencoders(case: Case, kinds: tuple[str, ...], cells: Cells, training: Cells) -> None:
     """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
-    for share in SHARES[bool(case.seed) :]:
+    for share in sorted(SHARES[bool(case.seed) :], key=lambda share: share != SWEPT_AT):  # where most is known first
         facts = case.facts(case.steps(share))
         rate, passes = converged(case, facts["steps"], training)
         everything = case.seed == 0 and (case.name not in LARGE or share == SWEPT_AT)

@@ -27,8 +27,8 @@ def tables() -> dict[str, list[Row]]:
 def in_short(rows: list[Row]) -> list[Row]:
     """One row a model, at the number of steps where autoencoders were swept: what the README shows."""
     shown = {
-        "itda": "budget", "itda, mixtures": "mixture", "paper mode": "paper", "TopK SAE": "topk",
-        "random activations": "random",
+        "itda": "budget", "itda, exactly K": "budget, exactly K", "itda, mixtures": "mixture", "paper mode": "paper",
+        "TopK SAE": "topk", "BatchTopK SAE": "batchtopk", "random activations": "random",
     }  # fmt: skip
     groups = [group for group in _groups(rows) if 0.05 < group["paper"]["K/D"] < 0.07]
     return [
