@@ -52,8 +52,8 @@ def readme(text: str) -> str:
     note = (
         f"\nHeld-out FVU / rise of the loss in nats, lower is better; {content['tokens']:,} tokens, 8 atoms a\n"
         "dimension, K 6 % of the width. itda, its mixtures, random activations and BatchTopK use K atoms in the mean,\n"
-        "the others K for every token. Medians over seeds (random activations and autoencoders: one); paper mode at its\n"
-        "best threshold, autoencoders converged.\n\n"
+        "the others K for every token. Medians over seeds (random activations and autoencoders: one); paper mode at\n"
+        "its best threshold, autoencoders converged.\n\n"
     )
     return _between(text, "fidelity", note + markdown(fidelity_page.in_short(content["rows"])))
 
