@@ -1,0 +1,133 @@
+"""The one door to measures of similarity."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+from itda.compare import sampled_measures, scalars
+from itda.compare.linear_measures import Pair
+from itda.compare.representations import Representation
+from itda.compare.sampled_measures import Sample
+from itda.errors import OptionError
+from itda.options import flag
+
+Looks = Literal["sums", "sample", "scalar"]
+
+
+class Measure(NamedTuple):
+    """A way to say how alike two representations are: 1 for one beside itself, never more."""
+
+    name: str
+    looks: Looks
+    """At sums over all rows, at a sample of rows, or at one number of each representation."""
+    symmetric: bool
+    function: Callable[..., float]
+
+    @property
+    def description(self) -> str:
+        """Formula, invariances and source."""
+        return self.function.__doc__ or ""
+
+
+_MEASURES = {
+    measure.name: measure
+    for measure in (
+        Measure("cka", "sums", True, Pair.cka),
+        Measure("cka_debiased", "sums", True, Pair.cka_debiased),
+        Measure("cka_rbf", "sample", True, sampled_measures.cka_rbf),
+        Measure("cca", "sums", True, Pair.cca),
+        Measure("svcca", "sums", True, Pair.svcca),
+        Measure("svcca_larger", "sums", True, Pair.svcca_larger),
+        Measure("svcca_20", "sums", True, Pair.svcca_20),
+        Measure("pwcca", "sums", False, Pair.pwcca),
+        Measure("procrustes", "sums", True, Pair.procrustes),
+        Measure("regression", "sums", False, Pair.regression),
+        Measure("rsa", "sample", True, sampled_measures.rsa),
+        Measure("neighbours", "sample", True, sampled_measures.neighbours),
+        Measure("relative", "sample", True, sampled_measures.relative),
+        Measure("relative_atoms", "sample", False, sampled_measures.relative_atoms),
+        Measure("codes", "sample", False, sampled_measures.codes),
+        Measure("effective_rank", "scalar", True, scalars.effective_rank),
+        Measure("components_99", "scalar", True, scalars.components_99),
+        Measure("median_norm", "scalar", True, scalars.median_norm),
+    )
+}
+
+
+class Known:
+    """A representation with what measures have found out of it alone, so that nothing is computed for every pair."""
+
+    def __init__(self, representation: Representation) -> None:
+        self.representation = representation
+        self._scalars: dict[str, float] = {}
+
+    @cached_property
+    def sample(self) -> Sample:
+        """Its sample of rows."""
+        return Sample(self.representation)
+
+    def scalar(self, measure: Measure) -> float:
+        """Its number."""
+        if measure.name not in self._scalars:
+            self._scalars[measure.name] = measure.function(self.representation)
+        return self._scalars[measure.name]
+
+
+def similarity(rows_a: Any, rows_b: Any, measure: str = "cka", *, whiten: bool = False) -> float:
+    """How alike two representations of the same N rows are: 1 for equal ones, never more.
+
+    Args:
+        rows_a, rows_b: torch or numpy matrices (N, D) and (N, E), or Activations in memory or in a store: row i of both
+            is of the same place. Read once (twice to whiten), in pieces.
+        measure: one of `measures()`; `describe(measure)` says what it computes.
+        whiten: give every direction with variance the same first. Measures of single numbers then say nothing.
+    Raises: OptionError for another measure; ShapeError for other shapes, or rows too few for the measure;
+        ActivationError for NaN, infinity, or rows that are all the same.
+    """
+    wanted = named(measure)
+    flag("whiten", whiten)
+    known = [
+        Known(Representation.of(rows, name, whiten=whiten)) for rows, name in ((rows_a, "rows_a"), (rows_b, "rows_b"))
+    ]
+    return alike([wanted], *known)[measure]
+
+
+def measures() -> tuple[str, ...]:
+    """The names of all measures, those of a single number last."""
+    return tuple(_MEASURES)
+
+
+def describe(measure: str) -> str:
+    """What a measure computes, what leaves it unchanged, and where it comes from.
+
+    Raises: OptionError for another name.
+    """
+    return named(measure).description
+
+
+def named(measure: str) -> Measure:
+    """The measure of that name.
+
+    Raises: OptionError with those there are.
+    """
+    if measure not in _MEASURES:
+        near = difflib.get_close_matches(str(measure), _MEASURES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise OptionError(f"There is no measure {measure!r}.{hint} There are {', '.join(_MEASURES)}.")
+    return _MEASURES[measure]
+
+
+def alike(wanted: Iterable[Measure], first: Known, second: Known) -> dict[str, float]:
+    """How alike two representations are by some measures, by name; both are read once for all."""
+    pair = Pair(first.representation, second.representation)
+    found = {}
+    for measure in wanted:
+        if measure.looks == "sums":
+            value = measure.function(pair)
+        elif measure.looks == "sample":
+            value = measure.function(first.sample, second.sample)
+        else:
+            value = scalars.ratio(first.scalar(measure), second.scalar(measure))
+        found[measure.name] = min(1.0, value)  # rounding can end a hair above
+    return found
