@@ -8,6 +8,7 @@ import torch
 
 from itda import Coding, Corpus, Dictionary, build, build_from_activations, capture, explain
 from itda.building import BuildRequest
+from itda.building.learning import learn
 from itda.building.mixing import Mix
 from itda.building.pools import Encoder, Pool
 from itda.building.proposing import propose
@@ -16,7 +17,7 @@ from itda.building.reservoir import Reservoir, evenly
 from itda.data.sources import Sources
 from itda.errors import ActivationError, FormatError, OptionError
 from itda.progress import Bar
-from itda.pursuit import pursue
+from itda.pursuit import pursue, rebuild
 from support import tiny
 from support.signals import coherent
 
@@ -347,3 +348,17 @@ def test_progress_says_how_far_the_choice_of_atoms_is(rows, method):
     builder.finish(bar=Told())
     assert list(Told.lines) == ["choose atoms"]
     assert 0.8 < Told.done / Told.lines["choose atoms"] < 1.3
+
+
+@pytest.mark.parametrize("steps", [4, 16])
+def test_learning_does_not_overshoot_where_codes_have_many_atoms(steps):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(4000, 32, generator=generator) * torch.arange(1, 33).float() ** -1.5
+    start = torch.nn.functional.normalize(rows[:128], dim=1)
+    encode = Encoder(Coding(steps=steps, method="omp", nonnegative=True), "auto", None)
+
+    def left(atoms):
+        return float((rows - rebuild(encode(rows, atoms), atoms)).square().sum())
+
+    one_pass = learn(rows, start, encode, 1, torch.Generator().manual_seed(0))
+    assert left(one_pass) < 0.65 * left(start)  # 0.96 with 16 steps, were every atom to go all the way

@@ -13,6 +13,8 @@ from itda.pursuit import Codes, rebuild
 
 _BLOCK, _BLOCKS = 4096, 16  # rows between two updates, or fewer, so that there are so many updates in a pass
 _KEPT = 0.8  # of what earlier blocks said, at each block
+_FURTHER = 1.5  # than serves one block best; below 2 the block still gains
+_LEAST = 1e-12
 
 
 def blocks_of(count: int, atoms: int, generator: torch.Generator) -> list[Tensor]:
@@ -43,7 +45,7 @@ class Pull:
     def targets(self, atoms: Tensor) -> Tensor:
         """Unit atoms (A, D) that serve best with the codes as they are; those of unused atoms are as they were."""
         lengths = torch.linalg.vector_norm(self.sums, dim=1, keepdim=True)
-        return torch.where(lengths > 1e-12, self.sums / lengths.clamp(min=1e-12), atoms)
+        return torch.where(lengths > _LEAST, self.sums / lengths.clamp(min=_LEAST), atoms)
 
 
 def learn(rows: Tensor, atoms: Tensor, encode: Encoder, passes: int, generator: torch.Generator) -> Tensor:
@@ -59,6 +61,18 @@ def learn(rows: Tensor, atoms: Tensor, encode: Encoder, passes: int, generator: 
     pull = Pull(atoms)
     for _ in range(passes):
         for block in blocks_of(len(rows), len(atoms), generator):
-            pull.add(rows[block], encode(rows[block], atoms), atoms)
-            atoms = pull.targets(atoms)
+            codes = encode(rows[block], atoms)
+            pull.add(rows[block], codes, atoms)
+            atoms = _not_too_far(atoms, pull.targets(atoms), rows[block], codes)
     return atoms
+
+
+def _not_too_far(atoms: Tensor, targets: Tensor, rows: Tensor, codes: Codes) -> Tensor:
+    """Half as far again on the way to the targets as serves the rows best, the codes as they are; at most all the way.
+
+    Each target is the best if all other atoms stayed. With many atoms in a code they correct one error, all at once.
+    """
+    way = targets - atoms
+    gained = rebuild(codes, way)
+    best = (gained * (rows - rebuild(codes, atoms))).sum() / gained.square().sum().clamp(min=_LEAST)
+    return torch.nn.functional.normalize(atoms + (_FURTHER * best).clamp(0, 1) * way, dim=1)
