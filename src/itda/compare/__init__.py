@@ -1,6 +1,17 @@
 """How far two models, layers or dictionaries agree."""
 
+from itda.compare.layer_matching import LayerMatrix, Matching, match_layers, paired_difference
 from itda.compare.overlaps import Overlap, overlap
 from itda.compare.similarities import describe, measures, similarity
 
-__all__ = ["Overlap", "describe", "measures", "overlap", "similarity"]
+__all__ = [
+    "LayerMatrix",
+    "Matching",
+    "Overlap",
+    "describe",
+    "match_layers",
+    "measures",
+    "overlap",
+    "paired_difference",
+    "similarity",
+]

@@ -1,0 +1,109 @@
+"""Matching layers: what counts as a hit, intervals, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from itda.compare import LayerMatrix, match_layers, paired_difference
+from itda.errors import OptionError, ShapeError
+
+DEPTH = 4
+
+
+def matrix(models=3, noise=0.0, seed=0, **changes):
+    """Models whose layers are the more alike, the nearer they are."""
+    layers = np.tile(np.arange(DEPTH), models)
+    values = 1 / (1 + np.abs(layers[:, None] - layers))
+    values = values + noise * np.random.default_rng(seed).standard_normal(values.shape)
+    names = [f"m{number}" for number in range(models) for _ in range(DEPTH)]
+    facts = {"measure": "cka", "models": tuple(names), "sites": tuple(f"resid_post.{layer}" for layer in layers)}
+    return LayerMatrix(**{**facts, "values": values, **changes})
+
+
+def test_perfect_and_self_pairs_do_not_count():
+    found = match_layers(matrix())
+    assert (found.accuracy, found.decisions, found.mean_miss, found.chance) == (1, 3 * 2 * DEPTH, 0, 1 / DEPTH)
+    assert found.interval == (1, 1)
+    blind = matrix()
+    for rows in blind.layers.values():
+        blind.values[np.ix_(rows, rows)] = 100  # what a model says of itself must not matter
+    assert match_layers(blind).accuracy == 1
+
+
+def test_ties_are_misses():
+    same = matrix(values=np.ones((12, 12)))
+    found = match_layers(same)
+    assert found.accuracy == 0
+    assert found.ties == found.decisions == 24
+    assert found.mean_miss == pytest.approx(np.abs(np.arange(4)[:, None] - np.arange(4)).mean())
+
+
+def test_a_layer_off_by_one_is_a_miss_of_one():
+    shifted = matrix(models=2)
+    shifted.values[:DEPTH, DEPTH:] = np.roll(np.eye(DEPTH), 1, axis=1)
+    shifted.values[DEPTH:, :DEPTH] = np.eye(DEPTH)
+    found = match_layers(shifted)
+    assert found.pairs == {("m0", "m1"): (0, 4), ("m1", "m0"): (4, 4)}
+    assert found.accuracy == 0.5
+    assert found.mean_miss == pytest.approx((1 + 1 + 1 + 3) / 8)
+
+
+def test_what_is_missing_is_no_decision():
+    holes = matrix()
+    holes.values[0, 5] = np.nan
+    found = match_layers(holes)
+    assert (found.decisions, found.missing, found.accuracy) == (23, 1, 1)
+    nothing = match_layers(matrix(values=np.full((12, 12), np.nan)))
+    assert nothing.decisions == 0
+    assert math.isnan(nothing.accuracy)
+    assert holes.to_dict()["values"][0][5] is None
+    json.dumps([holes.to_dict(), found.to_dict()], allow_nan=False)
+
+
+def test_noise_brings_it_down_to_chance_within_its_interval():
+    found = [match_layers(matrix(models=5, noise=100, seed=seed)) for seed in range(20)]
+    assert np.mean([one.accuracy for one in found]) == pytest.approx(1 / DEPTH, abs=0.05)
+    covered = [one.interval[0] <= one.chance <= one.interval[1] for one in found]
+    assert sum(covered) >= 15
+
+
+def test_differences_are_paired():
+    good, bad = match_layers(matrix(models=5, noise=0.2)), match_layers(matrix(models=5, noise=0.8))
+    difference, ends = paired_difference(good, bad)
+    assert difference == pytest.approx(good.accuracy - bad.accuracy)
+    assert ends[0] < difference < ends[1]
+    same, ends = paired_difference(bad, bad)
+    assert (same, ends) == (0, (0, 0))
+    with pytest.raises(OptionError, match="same models"):
+        paired_difference(good, match_layers(matrix(models=4)))
+
+
+def test_two_models_have_no_interval():
+    assert match_layers(matrix(models=2, noise=0.5)).interval is None
+
+
+def test_shown():
+    assert "m0 (down), m1 (across)" in str(matrix())
+    assert "resid_post.3" in str(matrix())
+    assert "1.00 (1.00 to 1.00) of 24 layers found, chance 0.25" in str(match_layers(matrix()))
+
+
+def test_bad_input():
+    with pytest.raises(OptionError, match="layer_matrix"):
+        match_layers(np.eye(3))
+    with pytest.raises(OptionError, match="only m0"):
+        match_layers(matrix(models=1))
+    with pytest.raises(ShapeError, match="m0 has 4, m1 has 2"):
+        match_layers(uneven())
+    with pytest.raises(ShapeError, match=r"\(12, 12\)"):
+        matrix(values=np.eye(3))
+    with pytest.raises(OptionError, match="resamples"):
+        match_layers(matrix(), resamples=0)
+    with pytest.raises(OptionError, match="no model 'm9'"):
+        matrix().between("m0", "m9")
+
+
+def uneven():
+    return LayerMatrix(measure="cka", models=("m0",) * 4 + ("m1",) * 2, sites=("",) * 6, values=np.eye(6))
