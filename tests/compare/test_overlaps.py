@@ -66,8 +66,7 @@ def test_taking_the_same_kinds_of_tokens_is_no_agreement(rows):
         halves = []
         for _ in range(2):
             some = mine[torch.randperm(len(mine), generator=generator)[: len(mine) // 2]].sort().values
-            part = type(rows)(rows.rows[some], rows.sources.select(some), rows.provenance, rows.documents)
-            halves.append(built(part, atoms=len(some)))
+            halves.append(built(rows.select(some), atoms=len(some)))
         found.append(compare.overlap(*halves, candidates=rows.sources, anyway=True))  # equal rows are one atom
     assert min(one.jaccard for one in found) > 0.2
     assert sum(one.adjusted for one in found) / 12 == pytest.approx(0, abs=0.06)
@@ -137,8 +136,7 @@ def test_atoms_without_a_name_are_refused(rows):
 
 def test_nothing_in_common_is_said(rows):
     places = torch.arange(len(rows))
-    halves = [type(rows)(rows.rows[part], rows.sources.select(part), rows.provenance, rows.documents)
-              for part in (places[:700], places[700:])]  # fmt: skip
+    halves = [rows.select(part) for part in (places[:700], places[700:])]
     with pytest.raises(MismatchError, match="No atom"):
         compare.overlap(*map(built, halves), candidates=tuple(half.sources for half in halves))
     found = compare.overlap(*map(built, halves))

@@ -1,6 +1,7 @@
 """How far two models, layers or dictionaries agree."""
 
 from itda.compare.layer_matching import LayerMatrix, Matching, match_layers, paired_difference
+from itda.compare.layer_matrices import layer_matrices, layer_matrix
 from itda.compare.overlaps import Overlap, overlap
 from itda.compare.similarities import describe, measures, similarity
 
@@ -9,6 +10,8 @@ __all__ = [
     "Matching",
     "Overlap",
     "describe",
+    "layer_matrices",
+    "layer_matrix",
     "match_layers",
     "measures",
     "overlap",

@@ -1,7 +1,7 @@
 """The one door to measures of similarity."""
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -87,10 +87,10 @@ def similarity(rows_a: Any, rows_b: Any, measure: str = "cka", *, whiten: bool =
     """
     wanted = named(measure)
     flag("whiten", whiten)
-    known = [
+    first, second = (
         Known(Representation.of(rows, name, whiten=whiten)) for rows, name in ((rows_a, "rows_a"), (rows_b, "rows_b"))
-    ]
-    return alike([wanted], *known)[measure]
+    )
+    return alike(wanted, Pair(first.representation, second.representation), first, second)
 
 
 def measures() -> tuple[str, ...]:
@@ -118,16 +118,12 @@ def named(measure: str) -> Measure:
     return _MEASURES[measure]
 
 
-def alike(wanted: Iterable[Measure], first: Known, second: Known) -> dict[str, float]:
-    """How alike two representations are by some measures, by name; both are read once for all."""
-    pair = Pair(first.representation, second.representation)
-    found = {}
-    for measure in wanted:
-        if measure.looks == "sums":
-            value = measure.function(pair)
-        elif measure.looks == "sample":
-            value = measure.function(first.sample, second.sample)
-        else:
-            value = scalars.ratio(first.scalar(measure), second.scalar(measure))
-        found[measure.name] = min(1.0, value)  # rounding can end a hair above
-    return found
+def alike(wanted: Measure, pair: Pair, first: Known, second: Known) -> float:
+    """How alike two representations are by a measure; a pair is read once, for all measures."""
+    if wanted.looks == "sums":
+        value = wanted.function(pair)
+    elif wanted.looks == "sample":
+        value = wanted.function(first.sample, second.sample)
+    else:
+        value = scalars.ratio(first.scalar(wanted), second.scalar(wanted))
+    return min(1.0, value)  # rounding can end a hair above

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -71,6 +71,10 @@ class Activations(Rows):
         for start in range(first, len(self), size):
             places = torch.arange(start, min(start + size, len(self)))
             yield Block(self.rows[start : start + size], self.sources.select(places))
+
+    def select(self, places: Tensor) -> Self:
+        """Some of the rows, by index, with their sources."""
+        return replace(self, rows=self.rows[places], sources=self.sources.select(places))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write rows and sources to a folder.
