@@ -86,7 +86,12 @@ def test_two_models_have_no_interval():
 
 def test_shown():
     assert "m0 (down), m1 (across)" in str(matrix())
-    assert "resid_post.3" in str(matrix())
+    assert "how alike layers are at resid_post" in str(matrix())
+    assert str(matrix()).count("(across)") == 3
+    lopsided = matrix()
+    lopsided.values[0, 5] = 0.123
+    assert str(lopsided).count("(across)") == 6
+    assert "0.123" in str(lopsided)
     assert "1.00 (1.00 to 1.00) of 24 layers found, chance 0.25" in str(match_layers(matrix()))
 
 

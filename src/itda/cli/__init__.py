@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 
 from itda import __version__
-from itda.cli import build, capture, demo, encode, evaluate, explain, extend, info, measure, merge, plan, sites, store
+from itda.cli import (
+    build,
+    capture,
+    compare,
+    demo,
+    encode,
+    evaluate,
+    explain,
+    extend,
+    info,
+    measure,
+    merge,
+    plan,
+    sites,
+    store,
+)
 from itda.errors import ItdaError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -59,6 +74,9 @@ _add(
 stores = typer.Typer(no_args_is_help=True, help="List, check and clear out stores of captured activations.")
 _add(stores, store.ls, store.verify, store.prune)
 app.add_typer(stores, name="store")
+comparisons = typer.Typer(no_args_is_help=True, help="Compare layers, models and dictionaries.")
+_add(comparisons, compare.layers, compare.dictionaries)
+app.add_typer(comparisons, name="compare")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,6 +1,6 @@
 """How far two models, layers or dictionaries agree."""
 
-from itda.compare.layer_matching import LayerMatrix, Matching, match_layers, paired_difference
+from itda.compare.layer_matching import LayerMatrix, Matching, accuracy_table, match_layers, paired_difference
 from itda.compare.layer_matrices import layer_matrices, layer_matrix
 from itda.compare.overlaps import Overlap, overlap
 from itda.compare.similarities import describe, measures, similarity
@@ -9,6 +9,7 @@ __all__ = [
     "LayerMatrix",
     "Matching",
     "Overlap",
+    "accuracy_table",
     "describe",
     "layer_matrices",
     "layer_matrix",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,11 @@ from itda.options import seed_number, whole
 from itda.shown import Shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.table import Table
 
 Ends = tuple[float, float]
 
@@ -75,18 +78,21 @@ class LayerMatrix(Shown):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.table import Table
+        from rich.text import Text
 
-        yield f"{self.measure}{', whitened' if self.whiten else ''}: how alike layers are"
-        for first, second in permutations(self.layers, 2):
-            table = Table(
-                title=f"{first} (down), {second} (across)", title_justify="left", show_edge=False, pad_edge=False
-            )
-            table.add_column("")
+        kinds = {site.rpartition(".")[0] for site in self.sites}
+        where = f" at {kinds.pop()}" if len(kinds) == 1 else ""
+        shown = [site.rpartition(".")[2] if where else site for site in self.sites]
+        symmetric = np.array_equal(self.values, self.values.T, equal_nan=True)
+        yield Text(f"{self.measure}{', whitened' if self.whiten else ''}: how alike layers are{where}", style="bold")
+        for first, second in (combinations if symmetric else permutations)(self.layers, 2):
+            title = f"{first} (down), {second} (across)"
+            table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+            table.add_column("", no_wrap=True)
             for place in self.layers[second]:
-                table.add_column(self.sites[place], justify="right", no_wrap=True)
+                table.add_column(shown[place], justify="right", no_wrap=True)
             for place, row in zip(self.layers[first], self.between(first, second), strict=True):
-                shown = ("" if np.isnan(value) else f"{value:.3f}" for value in row)
-                table.add_row(self.sites[place], *shown)
+                table.add_row(shown[place], *("" if np.isnan(value) else f"{value:.3f}" for value in row))
             yield table
 
 
@@ -172,6 +178,23 @@ def match_layers(matrix: LayerMatrix, *, resamples: int = 1000, seed: int = 0) -
         missing=missing,
         pairs=pairs,
     )
+
+
+def accuracy_table(matchings: Iterable[Matching]) -> Table:
+    """One line a measure, for a terminal."""
+    from rich.table import Table
+
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("measure", no_wrap=True)
+    for name in ("layers found", "95 %", "by chance", "mean miss", "ties", "missing"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in matchings:
+        ends = f"{one.interval[0]:.2f} to {one.interval[1]:.2f}" if one.interval else ""
+        table.add_row(
+            one.measure, f"{one.accuracy:.2f}", ends, f"{one.chance:.2f}", f"{one.mean_miss:.2f}", str(one.ties),
+            str(one.missing),
+        )  # fmt: skip
+    return table
 
 
 def paired_difference(

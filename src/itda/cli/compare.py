@@ -1,0 +1,90 @@
+"""itda compare layers | dictionaries"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from itda.cli import common
+
+Models = Annotated[list[str], typer.Argument(help="Two models or more: folders, names on the Hugging Face hub.")]
+
+
+def layers(
+    models: Models,
+    corpus: common.CorpusPath = None,
+    measure: Annotated[
+        list[str] | None, typer.Option(help="How layers are compared; may be given several times; all by default.")
+    ] = None,
+    sites: Annotated[
+        str, typer.Option(help="A kind of place, at every layer: resid_post, mlp_out, ...")
+    ] = "resid_post",
+    tokens: Annotated[int, typer.Option(help="Tokens to compare on, the same in all models.")] = 20_000,
+    whiten: Annotated[bool, typer.Option("--whiten", help="Give every direction the same variance first.")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Print how alike all layers are too.")] = False,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    json: common.Json = False,
+) -> None:
+    """Compare all layers of several models, and say how often the same layer is the most alike.
+
+    The last lines are measures of a single number of each layer: any other should beat them.
+
+    Example: `itda compare layers gpt2-s21 gpt2-s49 gpt2-s81 --corpus texts.json --measure cka`
+    """
+    from itda import compare
+
+    text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
+    with common.plain_warnings():
+        opened = {name: common.open_model(name, device, dtype, attention) for name in models}
+        found = compare.layer_matrices(
+            opened, text, measures=measure, sites=sites, tokens=tokens, whiten=whiten, seed=seed
+        )
+    can_match = all(len(one.layers) > 1 and len(set(map(len, one.layers.values()))) == 1 for one in found.values())
+    matched = {name: compare.match_layers(one) for name, one in found.items()} if can_match else {}
+    if json:
+        facts = {name: {"matrix": one.to_dict()} for name, one in found.items()}
+        for name, match in matched.items():
+            facts[name]["matching"] = match.to_dict()
+        common.print_json(facts)
+        return
+    if matrix or not matched:
+        common.print_rich(*found.values())
+    if matched:
+        common.print_rich(compare.accuracy_table(matched.values()))
+    for name, one in found.items():
+        if "missing" in one.facts:
+            common.print_rich(f"{name}: {one.facts['missing']}")
+
+
+def dictionaries(
+    first: common.Folder,
+    second: common.Folder,
+    untrained: Annotated[
+        Path | None, typer.Option(help="The dictionary of an untrained model, built alike: what chance gives.")
+    ] = None,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Go on although they were not built from the same text with the same options."),
+    ] = False,
+    json: common.Json = False,
+) -> None:
+    """Count the atoms that two dictionaries share, beside how many they would by chance.
+
+    Example: `itda compare dictionaries runs/a runs/b`
+    """
+    from itda import compare
+    from itda.data.dictionary import Dictionary
+
+    one, other = (Dictionary.from_pretrained(folder) for folder in (first, second))
+    null = None if untrained is None else Dictionary.from_pretrained(untrained)
+    found = compare.overlap(one, other, untrained=null, anyway=anyway)
+    if json:
+        common.print_json(found.to_dict())
+    else:
+        common.print_rich(found)

@@ -1,0 +1,87 @@
+"""itda compare, in this process."""
+
+import json
+import sys
+
+import pytest
+
+from itda.cli import main
+from support import tiny
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    for seed, name in enumerate(("model", "other")):
+        tiny.module("GPT-2", seed=seed).save_pretrained(folder / name)
+        tiny.tokenizer().save_pretrained(folder / name)
+    (folder / "texts.json").write_text(json.dumps(tiny.KINGS))
+    (folder / "more.json").write_text(json.dumps([*tiny.KINGS, "and one more"]))
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, place):
+    monkeypatch.chdir(place)
+
+    def run(*arguments, code=0):
+        monkeypatch.setattr(sys, "argv", ["itda", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = capsys.readouterr()
+        assert stopped.value.code == code, output.err
+        return output.err if code else output.out
+
+    return run
+
+
+def test_layers(run):
+    text = ("--corpus", "texts.json", "--tokens", 300)
+    printed = run("compare", "layers", "model", "other", *text, "--measure", "cka", "--measure", "median_norm")
+    assert "layers found" in printed
+    assert "median_norm" in printed
+    assert "model (down)" in run("compare", "layers", "model", "other", *text, "--measure", "cka", "--matrix")
+    document = json.loads(run("compare", "layers", "model", "other", *text, "--measure", "cka", "--json"))
+    assert document["cka"]["matching"]["decisions"] == 6
+    assert document["cka"]["matrix"]["values"][0][0] == pytest.approx(1)
+
+
+def test_a_measure_that_cannot_be_computed_says_why(run):
+    printed = run("compare", "layers", "model", "other", "--corpus", "texts.json", "--tokens", 20, "--measure", "cca")
+    assert "need more than" in " ".join(printed.split())
+
+
+def test_every_measure_by_default(run):
+    document = json.loads(run("compare", "layers", "model", "--corpus", "texts.json", "--tokens", 200, "--json"))
+    assert {"cka", "rsa", "codes", "components_99"} <= document.keys()
+    assert "matching" not in document["cka"]  # there is nothing to match with
+
+
+def test_dictionaries(run):
+    for name, model, corpus in (("a", "model", "texts"), ("b", "other", "texts"), ("c", "model", "more")):
+        run(
+            "build",
+            model,
+            "--corpus",
+            f"{corpus}.json",
+            "--site",
+            "resid_post.1",
+            "--atoms",
+            30,
+            "--steps",
+            2,
+            "--out",
+            name,
+        )
+    assert "Jaccard" in run("compare", "dictionaries", "a", "b", "--untrained", "b")
+    assert json.loads(run("compare", "dictionaries", "a", "a", "--json"))["adjusted"] == 1
+    assert "the corpus is" in run("compare", "dictionaries", "a", "c", code=2)
+    assert "differs: the corpus" in run("compare", "dictionaries", "a", "c", "--anyway")
+    assert "itda compare dictionaries" in run("compare", "dictionaries", "--help")
+
+
+def test_mistakes(run):
+    assert "no measure" in run(
+        "compare", "layers", "model", "other", "--corpus", "texts.json", "--measure", "ckaa", code=2
+    )
+    assert "Which text" in run("compare", "layers", "model", "other", code=2)
