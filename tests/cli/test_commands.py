@@ -11,7 +11,6 @@ import pytest
 import ray
 
 from itda import Dictionary, Encoding
-from itda.cli import main
 from support import tiny
 
 TEXTS = [f"the {word} king and the old queen of number {number}" for number, word in enumerate(["good", "bad"] * 30)]
@@ -27,21 +26,6 @@ def place(tmp_path_factory):
     (folder / "texts.json").write_text(json.dumps(TEXTS))
     (folder / "texts.txt").write_text("\n\n".join([*TEXTS, " ", TEXTS[0]]))
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, place):
-    monkeypatch.chdir(place)
-
-    def run(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["itda", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        assert stopped.value.code == code, output.err
-        return output.err if code else output.out
-
-    return run
 
 
 @pytest.fixture

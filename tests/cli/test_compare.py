@@ -1,11 +1,9 @@
 """itda compare, in this process."""
 
 import json
-import sys
 
 import pytest
 
-from itda.cli import main
 from support import tiny
 
 
@@ -18,21 +16,6 @@ def place(tmp_path_factory):
     (folder / "texts.json").write_text(json.dumps(tiny.KINGS))
     (folder / "more.json").write_text(json.dumps([*tiny.KINGS, "and one more"]))
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, place):
-    monkeypatch.chdir(place)
-
-    def run(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["itda", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        assert stopped.value.code == code, output.err
-        return output.err if code else output.out
-
-    return run
 
 
 def test_layers(run):

@@ -1,11 +1,9 @@
 """The verbs that measure more than fidelity, in this process."""
 
 import json
-import sys
 
 import pytest
 
-from itda.cli import main
 from support import tiny
 from support.judge import judge_service
 
@@ -23,21 +21,6 @@ def place(tmp_path_factory):
     (folder / "few.json").write_text(json.dumps(TEXTS[-1:]))
     (folder / "labelled.jsonl").write_text("\n".join(map(json.dumps, LABELLED)))
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, place):
-    monkeypatch.chdir(place)
-
-    def run(*arguments, code=0):
-        monkeypatch.setattr(sys, "argv", ["itda", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        output = capsys.readouterr()
-        assert stopped.value.code == code, output.err
-        return output.err if code else output.out
-
-    return run
 
 
 @pytest.fixture
