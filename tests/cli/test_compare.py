@@ -68,3 +68,4 @@ def test_mistakes(run):
         "compare", "layers", "model", "other", "--corpus", "texts.json", "--measure", "ckaa", code=2
     )
     assert "Which text" in run("compare", "layers", "model", "other", code=2)
+    assert "one name" in run("compare", "layers", "model", "model", "--corpus", "texts.json", code=2)

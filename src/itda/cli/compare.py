@@ -41,7 +41,7 @@ def layers(
 
     text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
     with common.plain_warnings():
-        opened = {name: common.open_model(name, device, dtype, attention) for name in models}
+        opened = [common.open_model(name, device, dtype, attention) for name in models]
         found = compare.layer_matrices(
             opened, text, measures=measure, sites=sites, tokens=tokens, whiten=whiten, seed=seed
         )

@@ -75,7 +75,7 @@ def layer_matrices(
     wanted = _wanted(measures)
     flag("whiten", whiten)
     layers = layers_at_common_places(models, corpus, sites=sites, tokens=tokens, seed=seed, progress=progress)
-    known = [Known(Representation(layer.activations, whiten=whiten)) for layer in layers]
+    known = [Known(Representation.of(layer.activations, whiten=whiten)) for layer in layers]
     count = len(layers)
     values = {measure.name: np.full((count, count), np.nan) for measure in wanted}
     missing: dict[str, str] = {}

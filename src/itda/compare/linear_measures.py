@@ -59,11 +59,14 @@ class Pair:
         return found
 
     @cached_property
+    def _products(self) -> Tensor:
+        return torch.stack([fold.products for fold in self._folds]).sum(0)
+
+    @cached_property
     def covariance(self) -> Tensor:
         """Sum of outer products about both means, float64 (D, E)."""
-        products = torch.stack([fold.products for fold in self._folds]).sum(0)
         first, second = self.first.sums, self.second.sums
-        return products - torch.outer(first.rows, second.rows) / first.count
+        return self._products - torch.outer(first.rows, second.rows) / first.count
 
     def cka(self) -> float:
         """||X'Y||² / (||X'X|| ||Y'Y||), X and Y centred, Frobenius norms.
@@ -85,7 +88,7 @@ class Pair:
         cross = self._folds
         between = _unbiased(
             self.first, self.second,
-            torch.stack([fold.products for fold in cross]).sum(0),
+            self._products,
             torch.stack([fold.by_first for fold in cross]).sum(0),
             torch.stack([fold.by_second for fold in cross]).sum(0),
             sum(fold.lengths for fold in cross),
@@ -172,7 +175,7 @@ class Pair:
         mean = (self.first.sums.rows - first.rows) / count
         target_mean = (self.second.sums.rows - second.rows) / count
         fitted_on = self.first.sums.products - first.products - count * torch.outer(mean, mean)
-        products = torch.stack([fold.products for fold in self._folds]).sum(0) - cross.products
+        products = self._products - cross.products
         towards = products - count * torch.outer(mean, target_mean)
         # Sums about the means of the rows that it was fitted on
         own = _about(first.products, first.rows, first.rows, mean, mean, first.count)

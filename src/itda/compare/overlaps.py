@@ -52,7 +52,7 @@ class Overlap(Shown):
     left_out: int
     """Atoms with which both dictionaries begin, whatever the model: they are not compared."""
     strata: str
-    """What the null keeps: "token and position", "token", or "nothing"."""
+    """What the null keeps: "token and position", or "token"."""
     untrained: float | None = None
     """Jaccard similarity with the dictionary of an untrained model, as another null: the mean of both sides."""
     differs: tuple[str, ...] = ()

@@ -82,7 +82,7 @@ class Sums:
 class Representation:
     """Rows (N, D) of one place."""
 
-    def __init__(self, rows: BareRows | Activations | RowsOnDisk, *, whiten: bool = False) -> None:
+    def __init__(self, rows: BareRows | RowsOnDisk, *, whiten: bool = False) -> None:
         self._rows, self._whiten = rows, whiten
         self._gathered: _Gathered | None = None
 
@@ -92,7 +92,9 @@ class Representation:
 
         Raises: ShapeError for what is no matrix; ActivationError for NaN or infinity.
         """
-        if not isinstance(rows, Activations | RowsOnDisk):
+        if isinstance(rows, Activations):
+            rows = rows.rows  # their sources would be cut with every piece
+        if not isinstance(rows, RowsOnDisk):
             rows = BareRows(as_matrix(rows, name, "N, D").cpu())
         if not len(rows):
             raise ActivationError(f"{name} must have rows. Got none.")
