@@ -108,11 +108,12 @@ def main() -> None:
             for name in asked.models:
                 builders(Case(name, seed), cells)
     if asked.only not in ("builders", "table"):
+        wanted = [(name, seed) for seed in range(asked.seeds) for name in asked.models]
+        cases = [Case(name, seed) for name, seed in wanted if not (seed and name in LARGE)]
         for kinds in (AUTOENCODERS[:1], AUTOENCODERS):
-            for seed in range(asked.seeds):
-                for name in asked.models:
-                    if not (seed and name in LARGE):
-                        autoencoders(Case(name, seed), kinds, cells, training)
+            for share in sorted(SHARES, key=lambda share: share != SWEPT_AT):  # where most is known first
+                for case in cases:
+                    autoencoders(case, share, kinds, cells, training)
     known = finished(cells.all)
     draw(sorted(known, key=lambda cell: list(CASES).index(cell["model"])))
     facts = {"tokens": TOKENS, "held_out_tokens": HELD_OUT_TOKENS, "threads": 1}
@@ -156,22 +157,24 @@ def codings(method: str) -> tuple[str, ...]:
     return ("default", "exact") if method in JUDGED else ("default",)
 
 
-def autoencoders(case: Case, kinds: tuple[str, ...], cells: Cells, training: Cells) -> None:
-    """Measure what is missing of the autoencoders of one model and seed; some kinds with the first seed only."""
-    for share in sorted(SHARES[bool(case.seed) :], key=lambda share: share != SWEPT_AT):  # where most is known first
-        facts = case.facts(case.steps(share))
-        rate, passes = converged(case, facts["steps"], training)
-        everything = case.seed == 0 and (case.name not in LARGE or share == SWEPT_AT)
-        for kind in kinds if everything else kinds[:1]:
-            ways = [{"method": kind, "coding": "own"}]
-            ways += [{"method": "pursuit on topk", "coding": "default"}] if kind == "topk" else []
-            for way in ways:
-                if not cells.where(**facts, **way):
-                    trained = train(case, kind, facts["steps"], rate, passes)
-                    made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
-                    used = trained.way if way["coding"] == "own" else pursuit_on(trained, case, facts["steps"])
-                    cells.add(**facts, **way, **made, **case.place.scores(used))
-        print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: autoencoders", flush=True)
+def autoencoders(case: Case, share: float, kinds: tuple[str, ...], cells: Cells, training: Cells) -> None:
+    """Measure what is missing of the autoencoders of one model, seed and number of steps."""
+    if case.seed:  # as for dictionaries: no bar is for the smallest, and some kinds are for the first seed
+        kinds = kinds[:1] if share in SHARES[1:] else ()
+    elif case.name in LARGE and share != SWEPT_AT:
+        kinds = kinds[:1]
+    facts = case.facts(case.steps(share))
+    for kind in kinds:
+        ways = [{"method": kind, "coding": "own"}]
+        ways += [{"method": "pursuit on topk", "coding": "default"}] if kind == "topk" else []
+        for way in ways:
+            if not cells.where(**facts, **way):
+                rate, passes = converged(case, facts["steps"], training)
+                trained = train(case, kind, facts["steps"], rate, passes)
+                made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
+                used = trained.way if way["coding"] == "own" else pursuit_on(trained, case, facts["steps"])
+                cells.add(**facts, **way, **made, **case.place.scores(used))
+    print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: {', '.join(kinds)}", flush=True)
 
 
 def converged(case: Case, steps: int, training: Cells) -> tuple[float, int]:

@@ -16,7 +16,17 @@ from typing import Any
 
 import torch
 import transformers
-from bench_fidelity import AUTOENCODERS, HELD_OUT_TOKENS, TOKENS, Case, autoencoders, builders, finished, summary
+from bench_fidelity import (
+    AUTOENCODERS,
+    HELD_OUT_TOKENS,
+    SHARES,
+    TOKENS,
+    Case,
+    autoencoders,
+    builders,
+    finished,
+    summary,
+)
 from cells import Cells
 from common import DATA, report
 from tokenizers import ByteLevelBPETokenizer
@@ -43,7 +53,8 @@ def main() -> None:
     cells, training = Cells("fidelity_gpu"), Cells("fidelity_gpu_training")
     builders(case, cells)
     if importlib.util.find_spec("sae_lens"):
-        autoencoders(case, AUTOENCODERS, cells, training)
+        for share in SHARES:
+            autoencoders(case, share, AUTOENCODERS, cells, training)
     else:
         print("sae-lens is not installed: no autoencoder was trained")
     parameters = sum(parameter.numel() for parameter in case.model.module.parameters())
