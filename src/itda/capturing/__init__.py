@@ -28,6 +28,7 @@ __all__ = [
     "FewerRowsWarning",
     "Position",
     "capture",
+    "capture_at_most",
     "capture_like",
     "decomposed",
     "in_groups",
@@ -118,10 +119,20 @@ def capture_like(
         dictionary.provenance.model.check_same(model.record, "This dictionary")
     known = {field.name for field in fields(CaptureOptions)} - {"tokens", "seed", "canonical", "batch_size"}
     options = {name: value for name, value in dictionary.provenance.capture.items() if name in known}
+    return capture_at_most(tokens, model, corpus, dictionary.site, **options, seed=seed, progress=progress)
+
+
+def capture_at_most(
+    tokens: int | None, model: Model, corpus: Corpus, site: str, *, progress: bool = True, **options: Any
+) -> Activations:
+    """Take so many activations from text that may not have as many: then all there are.
+
+    Args and raises: as `capture`.
+    """
     try:
         if tokens is not None:
-            Capture(model, corpus, [dictionary.site], CaptureOptions(**options, tokens=tokens, seed=seed))
+            Capture(model, corpus, [site], checked(CaptureOptions, options | {"tokens": tokens}))
     except CorpusError:  # fewer than asked for, or none at all, which the capture of all says
         tokens = None
-    found: Activations = capture(model, corpus, dictionary.site, **options, tokens=tokens, seed=seed, progress=progress)
+    found: Activations = capture(model, corpus, site, **options, tokens=tokens, progress=progress)
     return found

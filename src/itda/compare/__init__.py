@@ -4,18 +4,26 @@ from itda.compare.layer_matching import LayerMatrix, Matching, accuracy_table, m
 from itda.compare.layer_matrices import layer_matrices, layer_matrix
 from itda.compare.overlaps import Overlap, overlap
 from itda.compare.similarities import describe, measures, similarity
+from itda.compare.translation import translate
+from itda.compare.translation_report import TranslationReport, measure_translation
+from itda.compare.transplants import Transplant, transplant
 
 __all__ = [
     "LayerMatrix",
     "Matching",
     "Overlap",
+    "TranslationReport",
+    "Transplant",
     "accuracy_table",
     "describe",
     "layer_matrices",
     "layer_matrix",
     "match_layers",
+    "measure_translation",
     "measures",
     "overlap",
     "paired_difference",
     "similarity",
+    "translate",
+    "transplant",
 ]
