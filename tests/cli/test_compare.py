@@ -1,6 +1,7 @@
 """itda compare, in this process."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,24 @@ def test_dictionaries(run):
     assert "the corpus is" in run("compare", "dictionaries", "a", "c", code=2)
     assert "differs: the corpus" in run("compare", "dictionaries", "a", "c", "--anyway")
     assert "itda compare dictionaries" in run("compare", "dictionaries", "--help")
+
+
+def test_translate(run):
+    texts = [f"{line} {number}" for number in range(3) for line in tiny.KINGS]
+    Path("many.json").write_text(json.dumps(texts))
+    Path("some.json").write_text(json.dumps(texts[:60]))
+    run("build", "model", "--corpus", "some.json", "--site", "resid_post.1", "--atoms", 40, "--steps", 3, "--out", "d")
+    asked = ("compare", "translate", "d", "other", "--corpus", "many.json", "--tokens", 200)
+    printed = run(*asked, "--out", "there")
+    assert "resid_post.1 of model, as resid_post.1 of other" in printed
+    assert "beyond the token" in printed
+    assert "other" in run("info", "there")
+    document = json.loads(run(*asked, "--site", "resid_post.0", "--json"))
+    assert document["sites"] == ["resid_post.1", "resid_post.0"]
+    assert document["dropped"] == 0
+    assert "no place" not in printed
+    run("build", "model", "--corpus", "some.json", "--atoms", 40, "--steps", 3, "--held-out", 0, "--out", "all")
+    assert "Give other text" in run("compare", "translate", "all", "other", "--corpus", "some.json", code=2)
 
 
 def test_mistakes(run):

@@ -1,4 +1,4 @@
-"""itda compare layers | dictionaries"""
+"""itda compare layers | dictionaries | translate"""
 
 from pathlib import Path
 from typing import Annotated
@@ -88,3 +88,46 @@ def dictionaries(
         common.print_json(found.to_dict())
     else:
         common.print_rich(found)
+
+
+def translate(
+    folder: common.Folder,
+    other: Annotated[str, typer.Argument(help="The other model: a folder or a name on the Hugging Face hub.")],
+    corpus: common.CorpusPath = None,
+    site: Annotated[str | None, typer.Option(help="Where in the other model; the same place by default.")] = None,
+    model: common.OtherModel = None,
+    tokens: Annotated[int, typer.Option(help="Held-out tokens to measure on.")] = 5_000,
+    steps: common.Steps = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Save the atoms as the other model has them: a dictionary of that model.")
+    ] = None,
+    overwrite: common.Overwrite = False,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    json: common.Json = False,
+) -> None:
+    """Take the atoms of a dictionary to another model, and say how well codes give that model's activations.
+
+    The corpus has the documents that the dictionary was built from, and others to measure on.
+
+    Example: `itda compare translate runs/l2 gpt2-s49 --corpus texts.json`
+    """
+    from itda import compare
+
+    with common.plain_warnings():
+        dictionary, own = common.open_both(folder, model, device, dtype, attention)
+        text = common.open_corpus(corpus, own.id, split_on, text_field, encoding_errors)
+        second = common.open_model(other, device, dtype, attention)
+        there = compare.transplant(dictionary, second, text, site)
+        if out is not None:
+            there.save_pretrained(out, overwrite=overwrite)
+        report = compare.measure_translation(there, own, second, text, tokens=tokens, steps=steps, seed=seed)
+    if json:
+        common.print_json(report.to_dict())
+    else:
+        common.print_rich(report)
