@@ -20,6 +20,10 @@ def layers(
         str, typer.Option(help="A kind of place, at every layer: resid_post, mlp_out, ...")
     ] = "resid_post",
     tokens: Annotated[int, typer.Option(help="Tokens to compare on, the same in all models.")] = 20_000,
+    atoms: Annotated[
+        int | None,
+        typer.Option(help="For overlap: one dictionary of about so many a layer, in place of the preset's 21 scales."),
+    ] = None,
     whiten: Annotated[bool, typer.Option("--whiten", help="Give every direction the same variance first.")] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Print how alike all layers are too.")] = False,
     split_on: common.SplitOn = None,
@@ -43,7 +47,7 @@ def layers(
     with common.plain_warnings():
         opened = [common.open_model(name, device, dtype, attention) for name in models]
         found = compare.layer_matrices(
-            opened, text, measures=measure, sites=sites, tokens=tokens, whiten=whiten, seed=seed
+            opened, text, measures=measure, sites=sites, tokens=tokens, atoms=atoms, whiten=whiten, seed=seed
         )
     can_match = all(len(one.layers) > 1 and len(set(map(len, one.layers.values()))) == 1 for one in found.values())
     matched = {name: compare.match_layers(one) for name, one in found.items()} if can_match else {}

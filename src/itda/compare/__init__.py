@@ -2,6 +2,7 @@
 
 from itda.compare.layer_matching import LayerMatrix, Matching, accuracy_table, match_layers, paired_difference
 from itda.compare.layer_matrices import layer_matrices, layer_matrix
+from itda.compare.nets import PRESET
 from itda.compare.overlaps import Overlap, overlap
 from itda.compare.similarities import describe, measures, similarity
 from itda.compare.translation import translate
@@ -9,6 +10,7 @@ from itda.compare.translation_report import TranslationReport, measure_translati
 from itda.compare.transplants import Transplant, transplant
 
 __all__ = [
+    "PRESET",
     "LayerMatrix",
     "Matching",
     "Overlap",

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from itda import progress as progress_bars
 from itda.capturing import capture
 from itda.capturing.sampling import cut, ranked
 from itda.compare.layer_matching import LayerMatrix
 from itda.compare.linear_measures import Pair
+from itda.compare.overlaps import Candidates
 from itda.compare.representations import Representation, sampled
 from itda.compare.similarities import Known, Measure, alike, measures, named
 from itda.data.activations import Activations
@@ -54,6 +56,7 @@ def layer_matrices(
     measures: Sequence[str] | None = None,
     sites: str | Sequence[str] = "resid_post",
     tokens: int = 20_000,
+    atoms: int | None = None,
     whiten: bool = False,
     seed: int = 0,
     progress: bool = True,
@@ -66,6 +69,7 @@ def layer_matrices(
         measures: names out of `compare.measures()`; all by default.
         sites: a kind of place, such as `resid_post` (at each layer of each model), or names of places that all have.
         tokens: rows, each at the end of a token of every model, with the same context.
+        atoms: for `overlap`, one dictionary of about so many for each layer, in place of the 21 of `compare.PRESET`.
         whiten: give every direction with variance the same first.
         seed: which tokens.
         progress: draw bars on stderr.
@@ -74,8 +78,11 @@ def layer_matrices(
     """
     wanted = _wanted(measures)
     flag("whiten", whiten)
+    if atoms is not None:
+        whole("atoms", atoms)
     layers = layers_at_common_places(models, corpus, sites=sites, tokens=tokens, seed=seed, progress=progress)
-    known = [Known(Representation.of(layer.activations, whiten=whiten)) for layer in layers]
+    kinds = _kinds(layers[0].activations.sources)
+    known = [Known(Representation.of(layer.activations, whiten=whiten), kinds, atoms=atoms) for layer in layers]
     count = len(layers)
     values = {measure.name: np.full((count, count), np.nan) for measure in wanted}
     missing: dict[str, str] = {}
@@ -93,6 +100,7 @@ def layer_matrices(
                     missing.setdefault(measure.name, str(error))
             advance(1)
     facts = {"corpus": corpus.fingerprint, "tokens": len(layers[0].activations), "seed": seed}
+    facts |= {} if atoms is None else {"atoms": atoms}
     return {
         name: LayerMatrix(
             measure=name,
@@ -166,6 +174,14 @@ def _sites(model: Model, sites: str | Sequence[str]) -> list[str]:
         raise OptionError(f"sites must be one of {', '.join(KINDS)}, or a list of places. Got {sites!r}.")
     found = [site.name for site in model.sites() if site.name.startswith(f"{sites}.")]
     return found or [model.site(f"{sites}.0").name]  # which says what places there are
+
+
+def _kinds(sources: Sources) -> Tensor:
+    """Of each row: its token and how far into its window it is, as one number; chance keeps both."""
+    candidates = Candidates.of(sources, "tokens")
+    kinds = torch.tensor([candidates.tokens, candidates.positions]).T
+    numbered: Tensor = torch.unique(kinds, dim=0, return_inverse=True)[1]
+    return numbered
 
 
 def _places(sources: Sources) -> dict[Place, int]:

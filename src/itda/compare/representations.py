@@ -84,6 +84,7 @@ class Representation:
 
     def __init__(self, rows: BareRows | RowsOnDisk, *, whiten: bool = False) -> None:
         self._rows, self._whiten = rows, whiten
+        self._plain: Representation | None = None
         self._gathered: _Gathered | None = None
 
     @classmethod
@@ -102,6 +103,15 @@ class Representation:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def whitened(self) -> Self:
+        """The same with one variance in every direction that has any; itself if it is already."""
+        if self._whiten:
+            return self
+        other = type(self)(self._rows, whiten=True)
+        other._plain = self  # whose directions are known already, or will be asked for too
+        return other
 
     @property
     def width(self) -> int:
@@ -147,7 +157,7 @@ class Representation:
     @cached_property
     def _whitener(self) -> Tensor:
         """float64 (D, R): rows less their mean have unit variance in every direction after it."""
-        plain = Representation(self._rows)
+        plain = self._plain or Representation(self._rows)
         if len(plain) <= plain.width:
             raise ShapeError(
                 f"Whitening needs more rows than columns. Got {len(plain)} rows of width {plain.width}: take more "

@@ -5,14 +5,16 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from itda.compare import sampled_measures, scalars
+from torch import Tensor
+
+from itda.compare import nets, sampled_measures, scalars
 from itda.compare.linear_measures import Pair
 from itda.compare.representations import Representation
 from itda.compare.sampled_measures import Sample
 from itda.errors import OptionError
 from itda.options import flag
 
-Looks = Literal["sums", "sample", "scalar"]
+Looks = Literal["nets", "sums", "sample", "scalar"]
 
 
 class Measure(NamedTuple):
@@ -20,7 +22,7 @@ class Measure(NamedTuple):
 
     name: str
     looks: Looks
-    """At sums over all rows, at a sample of rows, or at one number of each representation."""
+    """At dictionaries, at sums over all rows, at a sample of rows, or at one number of each representation."""
     symmetric: bool
     function: Callable[..., float]
 
@@ -33,6 +35,7 @@ class Measure(NamedTuple):
 _MEASURES = {
     measure.name: measure
     for measure in (
+        Measure("overlap", "nets", True, nets.overlap),
         Measure("cka", "sums", True, Pair.cka),
         Measure("cka_debiased", "sums", True, Pair.cka_debiased),
         Measure("cka_rbf", "sample", True, sampled_measures.cka_rbf),
@@ -58,9 +61,17 @@ _MEASURES = {
 class Known:
     """A representation with what measures have found out of it alone, so that nothing is computed for every pair."""
 
-    def __init__(self, representation: Representation) -> None:
-        self.representation = representation
+    def __init__(
+        self, representation: Representation, kinds: Tensor | None = None, *, atoms: int | None = None
+    ) -> None:
+        """As `Nets`, but for the representation, which may be plain."""
+        self.representation, self._kinds, self._atoms = representation, kinds, atoms
         self._scalars: dict[str, float] = {}
+
+    @cached_property
+    def nets(self) -> nets.Nets:
+        """Its dictionaries."""
+        return nets.Nets(self.representation.whitened, self._kinds, atoms=self._atoms)
 
     @cached_property
     def sample(self) -> Sample:
@@ -122,6 +133,8 @@ def alike(wanted: Measure, pair: Pair, first: Known, second: Known) -> float:
     """How alike two representations are by a measure; a pair is read once, for all measures."""
     if wanted.looks == "sums":
         value = wanted.function(pair)
+    elif wanted.looks == "nets":
+        value = wanted.function(first.nets, second.nets)
     elif wanted.looks == "sample":
         value = wanted.function(first.sample, second.sample)
     else:

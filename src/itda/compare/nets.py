@@ -1,0 +1,162 @@
+"""Overlap of the simplest dictionaries there are, at every scale at once: which rows are unlike all atoms before them?
+
+A net at gap g is the dictionary of one step that takes the rows one by one and keeps each whose cosine with every atom
+so far is below 1 - g. At one gap, layers differ mostly in how many rows they keep; over many gaps, which rows are new
+at which scale tells layers apart, once it is counted beyond chance.
+"""
+
+from functools import cached_property
+from typing import NamedTuple
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from itda.compare.representations import Representation, sampled
+from itda.errors import ShapeError
+
+_BLOCK = 1024  # rows whose cosines are computed together
+_FARTHEST = -2.0  # below any cosine
+_LEAST_GAP = 1e-4
+_TRIED = 61  # gaps at once, a bit of an integer each
+
+
+class Preset(NamedTuple):
+    """How dictionaries of layers are made to be compared."""
+
+    gaps: tuple[float, ...]
+    """1 - cosine with the nearest atom, above which a row becomes an atom; one dictionary for each."""
+    rows: int
+    """At most so many rows, spread evenly."""
+
+
+PRESET = Preset(gaps=tuple(0.02 * 2 ** (step / 4) for step in range(21)), rows=20_000)
+"""Pinned, so that numbers stay comparable: 21 gaps from 0.02 to 0.64, on whitened rows, whatever `whiten` says."""
+
+
+class Nets:
+    """Which rows of a representation are atoms at each gap."""
+
+    def __init__(
+        self, representation: Representation, kinds: Tensor | None = None, *, atoms: int | None = None
+    ) -> None:
+        """Args:
+        representation: whitened.
+        kinds: int64 (N,) of its rows, such that chance may only exchange rows of one kind; all are alike by default.
+        atoms: at one gap, that which gives so many; at those of the preset by default.
+        """
+        self._representation, self._kinds, self._atoms = representation, kinds, atoms
+
+    @cached_property
+    def _places(self) -> Tensor:
+        return sampled(len(self._representation), PRESET.rows)
+
+    @cached_property
+    def members(self) -> Tensor:
+        """float32 (G, n), 1 for atoms."""
+        here, rows = 0, []
+        for _, block in self._representation.blocks():
+            inside = self._places[(self._places >= here) & (self._places < here + len(block))]
+            rows.append(block[inside - here])
+            here += len(block)
+        sums = self._representation.sums
+        read = (torch.cat(rows) - sums.rows / sums.count).float()
+        members = members_of(read, PRESET.gaps) if self._atoms is None else as_many(read, self._atoms)
+        return members.float()
+
+    @cached_property
+    def kinds(self) -> Tensor:
+        """int64 (n,), numbered from 0."""
+        kinds = torch.zeros(len(self._places)) if self._kinds is None else self._kinds[self._places]
+        numbered: Tensor = torch.unique(kinds, return_inverse=True)[1]
+        return numbered
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Atoms of each kind, float64 (G, kinds)."""
+        counts = torch.zeros((len(self.members), int(self.kinds.max()) + 1), dtype=torch.float64)
+        counts.index_add_(1, self.kinds, self.members.double())
+        return counts
+
+
+def overlap(first: Nets, second: Nets) -> float:
+    """How many atoms dictionaries of both have in common beyond chance, the mean over 21 scales.
+
+    At each gap g, with J the Jaccard similarity of the rows kept by both and E what it would be had each kept as many
+    of every token and position, but any of them: (J - E) / (1 - E). Rows are taken in their order, and whitened.
+    Unchanged by every invertible affine map, so by all that size or spread could say. Source: Leask, Nanda & Al
+    Moubayed 2025, section 5, for Jaccard; Hubert & Arabie 1985 for the adjustment.
+    """
+    sizes = torch.bincount(first.kinds).double()
+    shared = (first.members * second.members).double().sum(1)
+    by_chance = (first.counts * second.counts / sizes).sum(1)
+    both = first.counts.sum(1) + second.counts.sum(1)
+    found, expected = shared / (both - shared), by_chance / (both - by_chance)
+    choice = expected < 1  # where all rows are kept by both, nothing was chosen
+    if not bool(choice.any()):
+        raise ShapeError(
+            f"Each of the {len(first.kinds):,} rows is unlike all others, so every dictionary keeps every row. Take "
+            "more rows than a few for every column."
+        )
+    return float(((found - expected) / (1 - expected))[choice].mean())
+
+
+def members_of(rows: Tensor, gaps: tuple[float, ...]) -> Tensor:
+    """Which rows (n, D) are atoms of the net at each gap, bool (G, n); a row that is zero is none."""
+    units = torch.nn.functional.normalize(rows, dim=1)
+    ends = 1 - np.array(gaps, np.float32)
+    kept = np.zeros(len(units), np.int64)
+    for start in range(0, len(units), _BLOCK):
+        part = units[start : start + _BLOCK]
+        _grow((part @ units[: start + len(part)].T).numpy(), part.any(1).numpy(), ends, kept, start)
+    bits = torch.from_numpy(kept)
+    return torch.stack([(bits >> gap) & 1 == 1 for gap in range(len(gaps))])
+
+
+def as_many(rows: Tensor, atoms: int) -> Tensor:
+    """The atoms of the net with the number of atoms nearest to what is asked, bool (1, n).
+
+    Raises: ShapeError for more than there are different rows.
+    """
+    gaps = np.geomspace(_LEAST_GAP, 2, _TRIED)
+    for _ in range(2):
+        members = members_of(rows, tuple(gaps))
+        far = (members.sum(1) - atoms).abs()
+        best = int(far.argmin())
+        gaps = np.linspace(gaps[max(best - 1, 0)], gaps[min(best + 1, _TRIED - 1)], _TRIED)
+    found = int(members[best].sum())
+    if found < 0.9 * atoms:
+        raise ShapeError(
+            f"Of {len(rows):,} rows at most {found:,} are unlike each other. Got atoms={atoms}; ask fewer."
+        )
+    return members[best : best + 1]
+
+
+@numba.njit(cache=True)
+def _grow(
+    cosines: NDArray[np.float32],
+    directed: NDArray[np.bool_],
+    ends: NDArray[np.float32],
+    kept: NDArray[np.int64],
+    start: int,
+) -> None:
+    """Decide of rows from `start` on, given their cosines with all rows up to them; bit g of `kept` is for gap g."""
+    count = len(ends)
+    best = np.empty(count, np.float32)
+    for row in range(len(cosines)):
+        best[:] = _FARTHEST
+        least = _FARTHEST
+        for other in range(start + row):
+            cosine = cosines[row, other]
+            # Hardly any row is nearer than the nearest atom of the sparsest net
+            if cosine > least:
+                for gap in range(count):
+                    if (kept[other] >> gap) & 1 and cosine > best[gap]:
+                        best[gap] = cosine
+                least = best.min()
+        if directed[row]:
+            for gap in range(count):
+                if best[gap] < ends[gap]:
+                    kept[start + row] |= 1 << gap
