@@ -81,6 +81,17 @@ def layer_matrices(
     if atoms is not None:
         whole("atoms", atoms)
     layers = layers_at_common_places(models, corpus, sites=sites, tokens=tokens, seed=seed, progress=progress)
+    facts = {"corpus": corpus.fingerprint, "tokens": len(layers[0].activations), "seed": seed}
+    found = between_layers(layers, wanted, atoms=atoms, whiten=whiten, progress=progress)
+    for matrix in found.values():
+        matrix.facts.update(facts)
+    return found
+
+
+def between_layers(
+    layers: Sequence[Layer], wanted: Sequence[Measure], *, atoms: int | None, whiten: bool, progress: bool
+) -> dict[str, LayerMatrix]:
+    """How alike layers at the same places are."""
     kinds = _kinds(layers[0].activations.sources)
     known = [Known(Representation.of(layer.activations, whiten=whiten), kinds, atoms=atoms) for layer in layers]
     count = len(layers)
@@ -99,8 +110,7 @@ def layer_matrices(
                 except ShapeError as error:
                     missing.setdefault(measure.name, str(error))
             advance(1)
-    facts = {"corpus": corpus.fingerprint, "tokens": len(layers[0].activations), "seed": seed}
-    facts |= {} if atoms is None else {"atoms": atoms}
+    facts: dict[str, Any] = {} if atoms is None else {"atoms": atoms}
     return {
         name: LayerMatrix(
             measure=name,
