@@ -1,5 +1,7 @@
 """How far two models, layers or dictionaries agree."""
 
+from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff
+from itda.compare.diffing import diff
 from itda.compare.layer_matching import LayerMatrix, Matching, accuracy_table, match_layers, paired_difference
 from itda.compare.layer_matrices import layer_matrices, layer_matrix
 from itda.compare.nets import PRESET
@@ -11,6 +13,9 @@ from itda.compare.transplants import Transplant, transplant
 
 __all__ = [
     "PRESET",
+    "AtomChanges",
+    "ChangedAtom",
+    "Diff",
     "LayerMatrix",
     "Matching",
     "Overlap",
@@ -18,6 +23,7 @@ __all__ = [
     "Transplant",
     "accuracy_table",
     "describe",
+    "diff",
     "layer_matrices",
     "layer_matrix",
     "match_layers",
