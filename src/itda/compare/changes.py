@@ -16,6 +16,7 @@ Floats = NDArray[np.float64]
 _CAP = 3.0  # times the median size of an atom's coefficients: no token counts for more
 _FLIPS = 4999
 _CHOSEN_FROM = 2.0  # t on the first half, below which an atom is not tested
+_DRAWN = 10  # usual tokens by which the mean distance of a rare atom is drawn to the usual one
 _DOCUMENTS_AT_ONCE = 256
 _PIECE = 512  # permutations
 
@@ -26,6 +27,15 @@ class Use(NamedTuple):
     codes: Codes
     documents: Tensor
     """int64 (n,), ascending: the number of the document of each row, the same in both models."""
+
+
+class Half(NamedTuple):
+    """Some documents, read by both models."""
+
+    first: Use
+    second: Use
+    distance: Tensor
+    """float64 (n,): how far apart the two activations of each row are."""
 
 
 class Both(NamedTuple):
@@ -43,76 +53,85 @@ class Changes:
     """Share of tokens whose code has it, float64 (A,)."""
     size: Both
     """Mean size of its coefficient where it is used, none counted as more than three medians; 0 if it never is."""
+    more: Tensor
+    """bool (A,): the second model uses it more."""
+    distance: Tensor
+    """float64 (A,): mean distance of the two models' activations at tokens that use it, in usual distances; of a rare
+    atom, drawn to 1 as by ten usual tokens."""
     chosen: Tensor
-    """bool (A,): use differs on the first half by more than the margin, so it was tested on the second."""
-    statistic: Tensor
-    """float64 (A,): paired t over documents of how much more the second model uses it than the margin allows, or less
-    (negative); of the second half for the chosen, of the first for all others."""
+    """bool (A,): both differ on the first half by more than is allowed, so both were tested on the second."""
     p: Tensor
-    """float64 (A,): of the second half, by exchanging the models' uses document by document. NaN if not chosen."""
+    """float64 (A,): the larger of those of use and of distance, on the second half. NaN if not chosen."""
     q: Tensor
     """The same, adjusted for how many were tested (Benjamini & Hochberg). NaN if not chosen."""
-
-    @property
-    def order(self) -> Tensor:
-        """int64 (A,): all atoms, tested ones with the smallest q first, then by how large t is."""
-        strength = self.statistic.abs()
-        rank = torch.argsort(strength, descending=True, stable=True)
-        q = torch.where(self.chosen, self.q, 2.0)[rank]
-        return rank[torch.argsort(q, stable=True)]
 
     def significant(self, rate: float) -> Tensor:
         """bool (A,): changed, with at most this share of false ones among them."""
         return self.chosen & (self.q <= rate)
 
+    def order(self, rate: float) -> Tensor:
+        """int64 (A,): all atoms, changed ones first, by how far the models are apart where they are used."""
+        changed = self.significant(rate)
+        order = torch.argsort(self.distance, descending=True, stable=True)
+        return torch.cat([order[changed[order]], order[~changed[order]]])
 
-def changes(chosen_on: tuple[Use, Use], tested_on: tuple[Use, Use], atoms: int, *, margin: float, seed: int) -> Changes:
+
+def changes(chosen_on: Half, tested_on: Half, atoms: int, *, margin: float, apart: float, seed: int) -> Changes:
     """Compare how two models use atoms.
 
     Use of an atom in a document is the sum of the sizes of its coefficients, a token's being at most three of the
     atom's medians: sinks and outliers cannot make a difference by themselves. That of one model must be above
-    (1 + margin) times that of the other: two models are never quite the same, and with enough text the least difference
-    would show. The test flips at random, document by document, which model is which.
+    (1 + margin) times that of the other. That alone says little: of two atoms that are nearly the same, one from each
+    model, each model uses its own. So activations at the tokens that use the atom must also be more than `apart` times
+    as far from each other as usual. Both are tested by changing signs at random, document by document, and the larger
+    p counts: an atom has changed if both are so.
 
     Args:
-        chosen_on: codes of the first and the second model on one half of the documents.
-        tested_on: the same on the other half.
+        chosen_on: one half of the documents.
+        tested_on: the other half.
         atoms: A.
-        margin: as a share.
+        margin: of use, as a share.
+        apart: of distance, in usual ones: the mean over all tokens of the first half.
         seed: of the flips.
     """
-    caps = _CAP * _medians([one.codes for one in (*chosen_on, *tested_on)], atoms)
-    more, less = _t(chosen_on, caps, margin), _t(_swapped(chosen_on), caps, margin)
+    caps = _CAP * _medians([use.codes for half in (chosen_on, tested_on) for use in half[:2]], atoms)
+    usual = float(chosen_on.distance.mean())
+
+    def differences(half: Half) -> Iterator[tuple[Floats, Floats, Floats]]:
+        """For documents in pieces, (documents, atoms): how much more than is allowed the second model uses each atom,
+        how much more the first does, and how much farther they are from each other."""
+        for first, second, far in _by_document(half, caps, apart * usual):
+            yield second - (1 + margin) * first, first - (1 + margin) * second, far
+
+    more, less, far = _t(differences(chosen_on), atoms)
     up = more >= less
-    before = np.where(up, more, less)
-    tested = np.flatnonzero(before >= _CHOSEN_FROM)
-    statistic, p = before.copy(), np.full(atoms, np.nan)
+    tested = np.flatnonzero((np.maximum(more, less) >= _CHOSEN_FROM) & (far >= _CHOSEN_FROM))
+    there = [
+        (np.where(up[tested], more[:, tested], less[:, tested]), far[:, tested])
+        for more, less, far in differences(tested_on)
+    ]
+    p = np.full(atoms, np.nan)
     generator = np.random.default_rng(seed)
-    for direction, both in ((True, tested_on), (False, _swapped(tested_on))):
-        own = tested[up[tested] == direction]
-        differences = np.concatenate(list(_differences(both, caps, margin, own)))
-        p[own] = _flipped(differences, generator)
-        statistic[own] = _t_of(differences.sum(0), np.square(differences).sum(0), len(differences))
+    p[tested] = np.maximum(*(_flipped(np.concatenate(parts), generator) for parts in zip(*there, strict=True)))
     q = np.full(atoms, np.nan)
     if len(tested):
         from scipy.stats import false_discovery_control
 
         q[tested] = false_discovery_control(p[tested])
-    codes = [Codes.concatenate([one.codes, other.codes]) for one, other in zip(chosen_on, tested_on, strict=True)]
     chosen = torch.zeros(atoms, dtype=torch.bool)
     chosen[tested] = True
+    codes = [
+        Codes.concatenate([one.codes, other.codes]) for one, other in zip(chosen_on[:2], tested_on[:2], strict=True)
+    ]
     return Changes(
         frequency=Both(*(one.usage(atoms).double() / max(1, len(one)) for one in codes)),
         size=Both(*(_sizes(one, caps) for one in codes)),
+        more=torch.from_numpy(up),
+        distance=_mean_distance((chosen_on, tested_on), atoms, usual),
         chosen=chosen,
-        statistic=torch.from_numpy(np.where(up, statistic, -statistic)),
         p=torch.from_numpy(p),
         q=torch.from_numpy(q),
     )
-
-
-def _swapped(both: tuple[Use, Use]) -> tuple[Use, Use]:
-    return both[1], both[0]
 
 
 def _medians(several: list[Codes], atoms: int) -> Tensor:
@@ -138,38 +157,45 @@ def _sizes(codes: Codes, caps: Tensor) -> Tensor:
     return sums / codes.usage(len(caps)).clamp_min(1)
 
 
-def _differences(
-    both: tuple[Use, Use], caps: Tensor, margin: float, only: NDArray[np.int64] | None = None
-) -> Iterator[Floats]:
-    """For documents in pieces, (documents, atoms): use by the second less (1 + margin) times that by the first."""
-    last = int(both[0].documents[-1])
-    for start in range(0, last + 1, _DOCUMENTS_AT_ONCE):
-        count = min(_DOCUMENTS_AT_ONCE, last + 1 - start)
-        first, second = (_by_document(use, caps, start, count) for use in both)
-        yield (second - (1 + margin) * first).numpy()[:, slice(None) if only is None else only]
+def _by_document(half: Half, caps: Tensor, allowed: float) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """For documents in pieces, (documents, atoms), per token of the document: use of each atom by both models, and by
+    how much tokens that use it are farther apart than is allowed."""
+    last = int(half.first.documents[-1]) + 1
+    for start in range(0, last, _DOCUMENTS_AT_ONCE):
+        count = min(_DOCUMENTS_AT_ONCE, last - start)
+        begin, end = torch.searchsorted(half.first.documents, torch.tensor([start, start + count])).tolist()
+        documents = half.first.documents[begin:end] - start
+        beyond = half.distance[begin:end] - allowed
+        tables = torch.zeros((3, count * len(caps)), dtype=torch.float64)
+        for row, use in enumerate(half[:2]):
+            codes = use.codes[slice(begin, end)]
+            used = codes.atoms >= 0
+            which = codes.atoms[used].long()
+            cell = (documents[:, None] * len(caps)).expand_as(used)[used] + which
+            tables[row].index_add_(0, cell, torch.minimum(codes.coefficients[used].abs().double(), caps[which]))
+            tables[2].index_add_(0, cell, beyond[:, None].expand_as(used)[used])
+        tokens = torch.bincount(documents, minlength=count).clamp_min(1)
+        first, second, far = (tables.reshape(3, count, -1) / tokens[:, None]).numpy()
+        yield first, second, far
 
 
-def _by_document(use: Use, caps: Tensor, start: int, count: int) -> Tensor:
-    """Use of each atom in some documents, float64 (documents, A), per token of the document."""
-    begin, end = torch.searchsorted(use.documents, torch.tensor([start, start + count])).tolist()
-    codes, documents = use.codes[slice(begin, end)], use.documents[begin:end] - start
-    used = codes.atoms >= 0
-    which = codes.atoms[used].long()
-    sizes = torch.minimum(codes.coefficients[used].abs().double(), caps[which])
-    found = torch.zeros(count * len(caps), dtype=torch.float64)
-    found.index_add_(0, (documents[:, None].expand_as(used)[used] * len(caps)) + which, sizes)
-    tokens = torch.bincount(documents, minlength=count).clamp_min(1)
-    return found.reshape(count, -1) / tokens[:, None]
+def _mean_distance(halves: tuple[Half, Half], atoms: int, usual: float) -> Tensor:
+    sums = torch.zeros((2, atoms), dtype=torch.float64)
+    for half in halves:
+        for use in half[:2]:
+            used = use.codes.atoms >= 0
+            which = use.codes.atoms[used].long()
+            sums[0].index_add_(0, which, half.distance[:, None].expand_as(used)[used] / usual)
+            sums[1].index_add_(0, which, torch.ones(len(which), dtype=torch.float64))
+    return (sums[0] + _DRAWN) / (sums[1] + _DRAWN)
 
 
-def _t(both: tuple[Use, Use], caps: Tensor, margin: float) -> Floats:
-    sums, squares, count = np.zeros(len(caps)), np.zeros(len(caps)), 0
-    for part in _differences(both, caps, margin):
-        sums, squares, count = sums + part.sum(0), squares + np.square(part).sum(0), count + len(part)
-    return _t_of(sums, squares, count)
-
-
-def _t_of(sums: Floats, squares: Floats, count: int) -> Floats:
+def _t(pieces: Iterator[tuple[Floats, Floats, Floats]], atoms: int) -> Floats:
+    """Of the mean over documents of each of three questions, (3, atoms)."""
+    sums, squares, count = np.zeros((3, atoms)), np.zeros((3, atoms)), 0
+    for piece in pieces:
+        found = np.stack(piece)
+        sums, squares, count = sums + found.sum(1), squares + np.square(found).sum(1), count + found.shape[1]
     variance = np.maximum(squares - np.square(sums) / count, 0) * count / max(count - 1, 1)
     return np.divide(sums, np.sqrt(variance), out=np.zeros_like(sums), where=variance > 0)
 

@@ -37,8 +37,8 @@ class ChangedAtom:
     """Share of tokens whose code has it: base, tuned."""
     size: tuple[float, float]
     """Mean size of its coefficient where it is used, none counted as more than three medians: base, tuned."""
-    t: float
-    """Paired over documents, beyond the margin; above zero where the tuned model uses it more."""
+    distance: float
+    """Mean squared distance of the two models' activations at tokens that use it, in usual ones."""
     p: float
     q: float
     """p, adjusted for all that were tested."""
@@ -56,7 +56,19 @@ class ChangedAtom:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        names = ("atom", "taken_from", "more_in", "frequency", "size", "t", "p", "q", "changed", "shared", "only_in")
+        names = (
+            "atom",
+            "taken_from",
+            "more_in",
+            "frequency",
+            "size",
+            "distance",
+            "p",
+            "q",
+            "changed",
+            "shared",
+            "only_in",
+        )
         facts = {name: getattr(self, name) for name in names}
         return {**facts, "source": self.source.to_dict(), "contexts": [list(context) for context in self.contexts]}
 
@@ -105,6 +117,7 @@ class Diff(Shown):
     tokens: tuple[int, int]
     """Of each model: to choose on, to test on."""
     margin: float
+    apart: float
     rate: float
     joint: AtomChanges
     """With a dictionary of both models."""
@@ -132,7 +145,7 @@ class Diff(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and for a page."""
-        names = ("models", "site", "corpus", "documents", "tokens", "margin", "rate", "mean_shift")
+        names = ("models", "site", "corpus", "documents", "tokens", "margin", "apart", "rate", "mean_shift")
         outputs = None
         if self.outputs:
             outputs = {name: getattr(self.outputs, name) for name in ("kl", "tokens", "raised", "lowered")}
@@ -187,13 +200,17 @@ class Diff(Shown):
 def _listed(table: AtomChanges, rate: float, margin: float, name: str) -> RenderResult:
     changed = table.changed
     yield (
-        f"{name}: {len(changed):,} of {len(table.dictionary):,} atoms changed by more than {margin:.0%} "
-        f"({table.tested:,} tested, at most {rate:.0%} false), FVU {table.fvu[0]:.3f} base, {table.fvu[1]:.3f} tuned"
+        f"{name}: {len(changed):,} of {len(table.dictionary):,} atoms changed by more than {margin:.0%}, where the "
+        f"models are unusually far apart"
+    )
+    yield (
+        f"  {table.tested:,} tested, at most {rate:.0%} of them false; FVU {table.fvu[0]:.3f} base, "
+        f"{table.fvu[1]:.3f} tuned"
     )
     if not changed:
         return
     shown = Table(show_edge=False, pad_edge=False, expand=True)
-    for heading in ("atom", "tokens with it", "size", "other has", "q"):
+    for heading in ("atom", "tokens with it", "size", "other has", "apart", "q"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("what it is, and where it is used most", no_wrap=True, overflow="ellipsis", ratio=1)
     for atom in changed[:_SHOWN]:
@@ -202,7 +219,8 @@ def _listed(table: AtomChanges, rate: float, margin: float, name: str) -> Render
             lines.append(f"\n  {before[-50:]}[{token}]{after[:15]}", "dim")
         shown.add_row(
             str(atom.atom), "{:.2%} → {:.2%}".format(*atom.frequency), "{:.2f} → {:.2f}".format(*atom.size),
-            f"{atom.shared:.0%}{f', only {atom.only_in}' if atom.only_in else ''}", f"{atom.q:.4f}", lines,
+            f"{atom.shared:.0%}{f', only {atom.only_in}' if atom.only_in else ''}", f"{atom.distance:.1f}",
+            f"{atom.q:.4f}", lines,
         )  # fmt: skip
     yield shown
     if len(changed) > _SHOWN:

@@ -10,7 +10,7 @@ from torch import Tensor
 from itda import progress as progress_bars
 from itda.building import build_from_activations
 from itda.capturing import capture_at_most
-from itda.compare.changes import Changes, Use, changes
+from itda.compare.changes import Changes, Half, Use, changes
 from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff, Side
 from itda.compare.outputs import Place, compare_outputs, farthest, quoted
 from itda.compare.scaling import latent_scaling
@@ -22,6 +22,7 @@ from itda.models.loading import Model, checked_model
 from itda.options import above_zero, share, whole
 from itda.pursuit import Codes
 
+_ATOMS_A_DIMENSION, _ROWS_AN_ATOM = 32, 8
 _CONTEXTS = 3
 _SHOWN_PLACES = 20
 _OUTPUT_TOKENS = 10_000  # at most: two forward passes with all logits
@@ -47,6 +48,7 @@ def diff(
     steps: int | None = None,
     tokens: int = 60_000,
     margin: float = 0.5,
+    apart: float = 2.0,
     rate: float = 0.05,
     seed: int = 0,
     progress: bool = True,
@@ -61,10 +63,12 @@ def diff(
         base, tuned: models of one tokenizer, whose activations at the site have one width.
         corpus: what both read; neither needs to have been trained on it.
         site: the middle layer by default.
-        atoms: of each dictionary; as `build` would take by default.
+        atoms: of each dictionary; 32 times the width by default, if there are eight rows for each: what few texts
+            share needs an atom of its own.
         steps: of a code.
         tokens: rows of each model, half of them to choose on and half to test on; all there are if they are fewer.
         margin: use must differ by more than this share of it: two models are never quite the same.
+        apart: and activations that use the atom must be more than so many times as far apart as usual.
         rate: of false discoveries, at most, among the atoms called changed.
         seed: of every choice.
         progress: draw bars on stderr.
@@ -76,8 +80,8 @@ def diff(
         checked_model(model)
     whole("tokens", tokens, least=2)
     share("rate", rate)
-    if margin:
-        above_zero("margin", margin)
+    for name, value in (("margin", margin), ("apart", apart)):
+        above_zero(name, value)
     if base.record.tokenizer != tuned.record.tokenizer:
         raise MismatchError(
             f"{base.id!r} and {tuned.id!r} have two tokenizers, so their tokens are not the same. To compare such "
@@ -95,11 +99,12 @@ def diff(
                           f"{len(corpus)}; give at least 4, better hundreds.")  # fmt: skip
     chosen_on, tested_on = corpus.split(held_out=0.5, seed=seed)
     choose, test = (_half(base, tuned, part, where, -(-tokens // 2), seed, progress) for part in (chosen_on, tested_on))
-    options = {"atoms": atoms, "steps": steps, "seed": seed, "progress": False}
+    size = atoms or max(1, min(_ATOMS_A_DIMENSION * choose.first.width, len(choose.first) // _ROWS_AN_ATOM))
+    options = {"atoms": size, "steps": steps, "seed": seed, "progress": False}
     tables: dict[str, AtomChanges] = {}
     with progress_bars.bar("diff", 4, show=progress) as advance:
         for name, (dictionary, origins) in _dictionaries(choose, options):
-            tables[name] = _table(dictionary, origins, choose, test, margin=margin, rate=rate, seed=seed)
+            tables[name] = _table(dictionary, origins, choose, test, margin=margin, apart=apart, rate=rate, seed=seed)
             advance(1)
         joint = tables.pop("joint")
         outputs = None
@@ -118,6 +123,7 @@ def diff(
         documents=(len(chosen_on), len(tested_on)),
         tokens=(len(choose.first), len(test.first)),
         margin=margin,
+        apart=apart,
         rate=rate,
         joint=joint,
         own=tables,
@@ -182,24 +188,25 @@ def _table(
     test: _Half,
     *,
     margin: float,
+    apart: float,
     rate: float,
     seed: int,
 ) -> AtomChanges:
     codes = [tuple(dictionary.encode(one.rows) for one in half) for half in (choose, test)]
-    uses = [
-        (Use(own[0], _documents(half.first)), Use(own[1], _documents(half.second)))
+    middle = (choose.first.rows.mean(0) + choose.second.rows.mean(0)) / 2
+    halves = [
+        Half(Use(own[0], _documents(half.first)), Use(own[1], _documents(half.second)), _distance(half, middle))
         for own, half in zip(codes, (choose, test), strict=True)
     ]
-    found = changes(uses[0], uses[1], len(dictionary), margin=margin, seed=seed)
-    rows = (test.first.rows, test.second.rows)
-    own = [(rows[side], codes[1][side]) for side in (0, 1)]
+    first, second = test.first.rows, test.second.rows
+    found = changes(halves[0], halves[1], len(dictionary), margin=margin, apart=apart, seed=seed)
     # Of an atom that one model uses more: how much of it has the other?
     shared = torch.where(
-        found.statistic >= 0,
-        latent_scaling(dictionary, own[1], own[0]),
-        latent_scaling(dictionary, own[0], own[1]),
+        found.more,
+        latent_scaling(dictionary, second, codes[1][1], first),
+        latent_scaling(dictionary, first, codes[1][0], second),
     )
-    order = found.order
+    order = found.order(rate)
     significant = found.significant(rate)
     listed = [atom for atom in order.tolist() if bool(found.chosen[atom])]
     contexts = _contexts(listed, found, test, codes[1])
@@ -213,10 +220,10 @@ def _table(
                 atom=atom,
                 source=dictionary.sources[atom],
                 taken_from=origins[atom] if origins else None,
-                more_in="tuned" if float(found.statistic[atom]) >= 0 else "base",
+                more_in="tuned" if bool(found.more[atom]) else "base",
                 frequency=(float(found.frequency.first[atom]), float(found.frequency.second[atom])),
                 size=(float(found.size.first[atom]), float(found.size.second[atom])),
-                t=float(found.statistic[atom]),
+                distance=float(found.distance[atom]),
                 p=float(found.p[atom]),
                 q=float(found.q[atom]),
                 changed=bool(significant[atom]),
@@ -226,6 +233,12 @@ def _table(
             for atom in listed
         ),
     )
+
+
+def _distance(half: _Half, middle: Tensor) -> Tensor:
+    """Squared, over the mean squared length of the two activations about the mean of all, float64 (n,)."""
+    lengths = sum((one.rows - middle).double().square().sum(1) for one in half) / 2
+    return (half.second.rows - half.first.rows).double().square().sum(1) / lengths
 
 
 def _documents(activations: Activations) -> Tensor:
@@ -243,7 +256,7 @@ def _contexts(
     """Of each atom, the tokens where the model that uses it more does so the most: before, token, after."""
     answer: dict[int, tuple[tuple[str, str, str], ...]] = {}
     for atom in atoms:
-        side = int(float(found.statistic[atom]) >= 0)
+        side = int(found.more[atom])
         amount = torch.where(codes[side].atoms == atom, codes[side].coefficients.abs(), 0).sum(1)
         best = torch.topk(amount, min(4 * _CONTEXTS, len(amount)))
         texts: dict[tuple[str, str, str], None] = {}

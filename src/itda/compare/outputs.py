@@ -15,6 +15,7 @@ from itda.models.loading import Model
 from itda.models.losses import divergence, predict
 
 _BEFORE, _AFTER = 80, 30
+_DRAWN = 10  # usual tokens by which the mean of a rare atom is drawn to the usual one
 
 
 class Place(NamedTuple):
@@ -42,7 +43,8 @@ class Outputs(NamedTuple):
     """Tokens by the rise of their mean log-probability: the difference of logits."""
     lowered: tuple[tuple[str, float], ...]
     by_atom: Tensor
-    """float64 (A,): mean KL at the tokens whose code of the second model's activation has the atom; 0 if none has."""
+    """float64 (A,): mean KL at the tokens whose code of the second model's activation has the atom; of a rare
+    one, drawn to the mean as by ten usual tokens."""
     places: tuple[Place, ...]
     """Where it is largest, one for each document."""
 
@@ -103,7 +105,7 @@ def compare_outputs(
         tokens=count,
         raised=_words(second, mean),
         lowered=_words(second, -mean),
-        by_atom=sums[0] / sums[1].clamp_min(1),
+        by_atom=(sums[0] + _DRAWN * total / max(count, 1)) / (sums[1] + _DRAWN),
         places=farthest(best.values(), shown),
     )
 
