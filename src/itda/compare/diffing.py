@@ -48,7 +48,7 @@ def diff(
     steps: int | None = None,
     tokens: int = 60_000,
     margin: float = 0.5,
-    apart: float = 2.0,
+    apart: float = 2.5,
     rate: float = 0.05,
     seed: int = 0,
     progress: bool = True,

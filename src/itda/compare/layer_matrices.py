@@ -92,7 +92,7 @@ def between_layers(
     layers: Sequence[Layer], wanted: Sequence[Measure], *, atoms: int | None, whiten: bool, progress: bool
 ) -> dict[str, LayerMatrix]:
     """How alike layers at the same places are."""
-    kinds = _kinds(layers[0].activations.sources)
+    kinds = kinds_of(layers[0].activations.sources)
     known = [Known(Representation.of(layer.activations, whiten=whiten), kinds, atoms=atoms) for layer in layers]
     count = len(layers)
     values = {measure.name: np.full((count, count), np.nan) for measure in wanted}
@@ -186,7 +186,7 @@ def _sites(model: Model, sites: str | Sequence[str]) -> list[str]:
     return found or [model.site(f"{sites}.0").name]  # which says what places there are
 
 
-def _kinds(sources: Sources) -> Tensor:
+def kinds_of(sources: Sources) -> Tensor:
     """Of each row: its token and how far into its window it is, as one number; chance keeps both."""
     candidates = Candidates.of(sources, "tokens")
     kinds = torch.tensor([candidates.tokens, candidates.positions]).T

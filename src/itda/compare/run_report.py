@@ -1,0 +1,172 @@
+"""What was seen of a training run, for a person and for JSON."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from itda.data.dictionary import Dictionary
+from itda.data.files import write_text
+from itda.data.sources import Source
+from itda.shown import Shown
+
+_RESAMPLES = 1000
+_A_BIRTH = 4  # atoms that are shown of those born at one checkpoint
+Ends = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One state of the model."""
+
+    name: str
+    overlap: float
+    """Of its own dictionary with the last one's, beyond chance."""
+    fvu: float
+    """Of its held-out activations, with the last one's atoms carried over."""
+    layers: dict[str, dict[str, float]]
+    """Measure -> place -> how alike its layer is to the same layer of the last checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowedAtom:
+    """One atom through all C checkpoints."""
+
+    atom: int
+    source: Source
+    tokens: int
+    """Held-out tokens whose code has it at the last checkpoint."""
+    found: tuple[float, ...]
+    """(C,): how well the cosine with it finds these tokens among any others, area under the curve; 0.5 by chance."""
+    told: tuple[float, ...]
+    """(C,): the same among the tokens of its nearest atoms."""
+    born: int
+    """Index of the first checkpoint from which on `told` is at least halfway from 0.5 to what it is at last."""
+    interval: tuple[int, int]
+    """95 % of it."""
+    costs: tuple[Ends, ...] | None
+    """(C,): rise of the loss of the next token, in nats, where an activation is left without its part along the atom,
+    and without as much along another one. None if it was not tried."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        names = ("atom", "tokens", "found", "told", "born", "interval", "costs")
+        facts = {name: getattr(self, name) for name in names}
+        return {**facts, "source": self.source.to_dict()}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingRun(Shown):
+    """The answer of `compare.follow`."""
+
+    model: str
+    site: str
+    dictionary: Dictionary
+    """Of the last checkpoint."""
+    tokens: int
+    documents: int
+    """Held out, on which atoms were followed."""
+    checkpoints: tuple[Checkpoint, ...]
+    unwatched: int
+    """Atoms that too few held-out tokens use, or that even the last checkpoint does not tell from their nearest."""
+    atoms: tuple[FollowedAtom, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the checkpoints."""
+        return tuple(checkpoint.name for checkpoint in self.checkpoints)
+
+    @property
+    def births(self) -> tuple[int, ...]:
+        """How many atoms are born at each checkpoint."""
+        counts = Counter(atom.born for atom in self.atoms)
+        return tuple(counts[index] for index in range(len(self.checkpoints)))
+
+    def settled(self, measure: str = "overlap") -> dict[str, str]:
+        """Of each layer, the first checkpoint from which on it is more than halfway from the first to the last."""
+        answer = {}
+        for site in self.checkpoints[0].layers[measure]:
+            curve = np.array([checkpoint.layers[measure][site] for checkpoint in self.checkpoints])
+            short = np.flatnonzero(curve <= (curve[0] + curve[-1]) / 2)
+            answer[site] = self.names[int(short[-1]) + 1 if len(short) else 0]
+        return answer
+
+    def cost_of_birth(self, *, seed: int = 0) -> dict[str, tuple[float, Ends]] | None:
+        """Mean cost of leaving out an atom, beyond that of another one, at its last checkpoint before birth and at the
+        first one after, and the difference; each with 95 % by drawing atoms with replacement. None if none was tried.
+        """
+        pairs = [
+            [own - other for own, other in (atom.costs[atom.born - 1], atom.costs[atom.born])]
+            for atom in self.atoms
+            if atom.costs is not None and atom.born
+        ]
+        values = np.array([pair for pair in pairs if not np.isnan(pair).any()])
+        if len(values) < 2:
+            return None
+        columns = {"before": values[:, 0], "after": values[:, 1], "rise": values[:, 1] - values[:, 0]}
+        drawn = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
+        return {
+            name: (float(column.mean()), tuple(np.percentile(column[drawn].mean(1), [2.5, 97.5]).tolist()))
+            for name, column in columns.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and for a page."""
+        names = ("model", "site", "tokens", "documents", "names", "births", "unwatched")
+        measures = self.checkpoints[0].layers
+        return {
+            "training_run": 1,
+            **{name: getattr(self, name) for name in names},
+            "fingerprint": self.dictionary.fingerprint,
+            "checkpoints": [vars(checkpoint) for checkpoint in self.checkpoints],
+            "settled": {measure: self.settled(measure) for measure in measures},
+            "cost_of_birth": self.cost_of_birth(),
+            "atoms": [atom.to_dict() for atom in self.atoms],
+        }
+
+    def save(self, path: str | Path) -> Path:
+        """Write all of it but the dictionary as JSON.
+
+        Raises: OutputError if it cannot be written.
+        """
+        import json
+
+        where = Path(path)
+        write_text(where, json.dumps(self.to_dict(), indent=1, ensure_ascii=True) + "\n")
+        return where
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(f"{self.model} through {len(self.checkpoints)} checkpoints, at {self.site}", style="bold")
+        yield f"{len(self.atoms):,} atoms of the last one on {self.tokens:,} tokens of {self.documents:,} documents"
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("checkpoint", no_wrap=True)
+        for heading in ("born", "own atoms shared", "FVU, carried over"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        sites = self.checkpoints[0].layers["overlap"]
+        for site in sites:
+            table.add_column(f"layer {site.rpartition('.')[2]}", justify="right", no_wrap=True)
+        for checkpoint, births in zip(self.checkpoints, self.births, strict=True):
+            layers = (f"{value:.2f}" for value in checkpoint.layers["overlap"].values())
+            numbers = (f"{checkpoint.overlap:.3f}", f"{checkpoint.fvu:.3f}")
+            table.add_row(checkpoint.name, str(births), *numbers, *layers)
+        yield table
+        yield f"{self.unwatched:,} more atoms are too rare, or not told from their nearest ones even at last"
+        yield "layers: overlap with the same layer of the last checkpoint"
+        if (costs := self.cost_of_birth()) is not None:
+            shown = {name: f"{value:.3f} ({low:.3f} to {high:.3f})" for name, (value, (low, high)) in costs.items()}
+            yield f"leaving an atom out costs {shown['before']} nats before its birth, {shown['after']} after"
+        for index, name in enumerate(self.names):
+            born = sorted((atom for atom in self.atoms if atom.born == index), key=lambda atom: -atom.tokens)
+            if born:
+                yield Text(f"born at {name}: {len(born):,}", style="bold")
+            for atom in born[:_A_BIRTH]:
+                low, high = (self.names[end] for end in atom.interval)
+                when = "" if low == high else f" ({low} to {high})"
+                line = Text(f"{atom.atom:>6}  ", no_wrap=True, overflow="ellipsis")
+                before, token, after = atom.source.quoted(60, 15)
+                yield line.append(before).append(f"[{token}]", "bold").append(after).append(when, "dim")
