@@ -88,3 +88,25 @@ def test_mistakes(run):
     )
     assert "Which text" in run("compare", "layers", "model", "other", code=2)
     assert "one name" in run("compare", "layers", "model", "model", "--corpus", "texts.json", code=2)
+
+
+def test_models(run):
+    text = ("--corpus", "texts.json", "--tokens", 300, "--atoms", 60)
+    assert "within architectures" in run("compare", "models", "model", "other", *text)
+    document = json.loads(run("compare", "models", "model", "other", *text, "--untrained", "other", "--json"))
+    assert document["untrained"] == "other"
+    assert document["values"][0][0] == pytest.approx(1)
+
+
+def test_diff(run, place):
+    options = ("--corpus", "texts.json", "--atoms", 20, "--steps", 2)
+    assert "atoms changed" in run("compare", "diff", "model", "other", *options, "--out", "diff.json")
+    assert json.loads((place / "diff.json").read_text())["joint"]["size"] == 20
+    assert json.loads(run("compare", "diff", "model", "other", *options, "--json"))["rate"] == 0.05
+
+
+def test_checkpoints(run, place):
+    (place / "many.json").write_text(json.dumps([f"{line} {number}" for number in range(20) for line in tiny.KINGS]))
+    options = ("--corpus", "many.json", "--atoms", 20, "--steps", 2, "--tokens", 2_000)
+    assert "through 2 checkpoints" in run("compare", "checkpoints", "other", "model", *options, "--out", "run.json")
+    assert json.loads((place / "run.json").read_text())["names"] == ["other", "model"]

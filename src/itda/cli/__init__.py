@@ -75,7 +75,15 @@ stores = typer.Typer(no_args_is_help=True, help="List, check and clear out store
 _add(stores, store.ls, store.verify, store.prune)
 app.add_typer(stores, name="store")
 comparisons = typer.Typer(no_args_is_help=True, help="Compare layers, models and dictionaries.")
-_add(comparisons, compare.layers, compare.dictionaries, compare.translate)
+_add(
+    comparisons,
+    compare.layers,
+    compare.models,
+    compare.dictionaries,
+    compare.checkpoints,
+    compare.diff,
+    compare.translate,
+)
 app.add_typer(comparisons, name="compare")
 
 

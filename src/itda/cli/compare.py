@@ -1,7 +1,7 @@
-"""itda compare layers | dictionaries | translate"""
+"""itda compare layers | models | dictionaries | checkpoints | diff | translate"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -135,3 +135,131 @@ def translate(
         common.print_json(report.to_dict())
     else:
         common.print_rich(report)
+
+
+def models(
+    models: Models,
+    corpus: common.CorpusPath = None,
+    untrained: Annotated[
+        str | None, typer.Option(help="An untrained model, as it is named above: what text alone gives.")
+    ] = None,
+    sites: Annotated[
+        str, typer.Option(help="A kind of place, at every layer: resid_post, mlp_out, ...")
+    ] = "resid_post",
+    tokens: Annotated[int, typer.Option(help="Tokens to compare on, the same in all models.")] = 20_000,
+    atoms: Annotated[int, typer.Option(help="Of each model, over all its layers.")] = 4096,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    json: common.Json = False,
+) -> None:
+    """Compare whole models: dictionaries of all their layers together, within and across architectures.
+
+    Example: `itda compare models gpt2-s21 gpt2-s49 gpt2-wide --corpus texts.json`
+    """
+    from itda import compare
+
+    text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
+    with common.plain_warnings():
+        opened = {name: common.open_model(name, device, dtype, attention) for name in models}
+        found = compare.model_matrix(
+            opened, text, sites=sites, tokens=tokens, atoms=atoms, untrained=untrained, seed=seed
+        )
+    _show(found, json)
+
+
+def checkpoints(
+    models: Annotated[list[str], typer.Argument(help="The checkpoints, from the first to the last.")],
+    corpus: common.CorpusPath = None,
+    site: Annotated[str | None, typer.Option(help="Where; the middle layer by default.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--dictionary", help="A dictionary of the last checkpoint; built by default.")
+    ] = None,
+    atoms: Annotated[int | None, typer.Option(help="Of each dictionary.")] = None,
+    steps: common.Steps = None,
+    tokens: Annotated[int, typer.Option(help="That dictionaries are built from.")] = 60_000,
+    ablated: Annotated[int, typer.Option(help="Atoms that are left out to see what that costs.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Write everything that was found as JSON.")] = None,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    json: common.Json = False,
+) -> None:
+    """Carry a dictionary through the checkpoints of a training run: when layers settle, when atoms are born.
+
+    Example: `itda compare checkpoints step0 step300 step700 --corpus texts.json`
+    """
+    from itda import compare
+    from itda.data.dictionary import Dictionary
+
+    text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors)
+    with common.plain_warnings():
+        short = [Path(name).name for name in models]
+        names = short if len(set(short)) == len(models) else models
+        opened = {
+            name: common.open_model(model, device, dtype, attention) for name, model in zip(names, models, strict=True)
+        }
+        dictionary = None if folder is None else Dictionary.from_pretrained(folder)
+        found = compare.follow(
+            opened, text, site=site, dictionary=dictionary, atoms=atoms, steps=steps, tokens=tokens, ablated=ablated,
+            seed=seed,
+        )  # fmt: skip
+    if out is not None:
+        found.save(out)
+    _show(found, json)
+
+
+def diff(
+    base: Annotated[str, typer.Argument(help="A model: a folder or a name on the Hugging Face hub.")],
+    tuned: Annotated[str, typer.Argument(help="Another of the same tokenizer, such as the first after fine-tuning.")],
+    corpus: common.CorpusPath = None,
+    site: Annotated[str | None, typer.Option(help="Where; the middle layer by default.")] = None,
+    atoms: Annotated[int | None, typer.Option(help="Of each dictionary.")] = None,
+    steps: common.Steps = None,
+    tokens: Annotated[int, typer.Option(help="Of each model, half to choose on and half to test on.")] = 60_000,
+    margin: Annotated[float, typer.Option(help="Use must differ by more than this share of it.")] = 0.5,
+    apart: Annotated[
+        float, typer.Option(help="And squared distances where it is used must be more than so many usual ones.")
+    ] = 2.5,
+    rate: Annotated[float, typer.Option(help="Of false discoveries, at most.")] = 0.05,
+    out: Annotated[Path | None, typer.Option(help="Write everything that was found as JSON.")] = None,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    json: common.Json = False,
+) -> None:
+    """Find the atoms that two models use otherwise, and the texts where they differ most.
+
+    Example: `itda compare diff gpt2 my-fine-tune --corpus texts.json`
+    """
+    from itda import compare
+
+    text = common.open_corpus(corpus, base, split_on, text_field, encoding_errors)
+    with common.plain_warnings():
+        before, after = (common.open_model(name, device, dtype, attention) for name in (base, tuned))
+        found = compare.diff(
+            before, after, text, site=site, atoms=atoms, steps=steps, tokens=tokens, margin=margin, apart=apart,
+            rate=rate, seed=seed,
+        )  # fmt: skip
+    if out is not None:
+        found.save(out)
+    _show(found, json)
+
+
+def _show(found: Any, json: bool) -> None:
+    if json:
+        common.print_json(found.to_dict())
+    else:
+        common.print_rich(found)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from itda.compare.known import known
 from itda.compare.outputs import Outputs, Place
 from itda.data.dictionary import Dictionary
 from itda.data.files import write_text
@@ -152,7 +153,7 @@ class Diff(Shown):
         orders = {"mean difference": self.by_mean_difference.tolist()}
         if self.by_logits is not None:
             orders["logits"] = self.by_logits.tolist()
-        return {
+        facts = {
             "diff": _FORMAT,
             **{name: getattr(self, name) for name in names},
             "joint": self.joint.to_dict(),
@@ -161,6 +162,8 @@ class Diff(Shown):
             "baseline_orders": orders,
             "places": [place._asdict() for place in self.places],
         }
+        found: dict[str, Any] = known(facts)
+        return found
 
     def save(self, path: str | Path) -> Path:
         """Write all of it but the dictionaries as JSON.

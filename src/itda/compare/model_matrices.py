@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from itda.compare.known import known
 from itda.compare.layer_matrices import kinds_of, layers_at_common_places
 from itda.compare.nets import Nets
 from itda.compare.representations import Representation
@@ -101,11 +102,8 @@ class ModelMatrix(Shown):
         difference, ends = self.difference()
         means = {"within": self.within, "across": self.across, "beside_untrained": self.beside_untrained}
         means["difference"] = difference
-        return {
-            **facts,
-            **{name: None if np.isnan(value) else value for name, value in means.items()},
-            "interval": ends,
-        }
+        found: dict[str, Any] = known({**facts, **means, "interval": ends})
+        return found
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.table import Table

@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from itda.compare.known import known
 from itda.data.dictionary import Dictionary
 from itda.data.files import write_text
 from itda.data.sources import Source
@@ -119,7 +120,7 @@ class TrainingRun(Shown):
         """Plain values, for JSON and for a page."""
         names = ("model", "site", "tokens", "documents", "names", "births", "unwatched")
         measures = self.checkpoints[0].layers
-        return {
+        facts = {
             "training_run": 1,
             **{name: getattr(self, name) for name in names},
             "fingerprint": self.dictionary.fingerprint,
@@ -128,6 +129,8 @@ class TrainingRun(Shown):
             "cost_of_birth": self.cost_of_birth(),
             "atoms": [atom.to_dict() for atom in self.atoms],
         }
+        found: dict[str, Any] = known(facts)
+        return found
 
     def save(self, path: str | Path) -> Path:
         """Write all of it but the dictionary as JSON.

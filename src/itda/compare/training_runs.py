@@ -94,6 +94,8 @@ def follow(
             f"No atom is told from its nearest ones at {LEAST_TOKENS} held-out tokens of {LEAST_DOCUMENTS} documents. "
             "Give more text, or more held_out_tokens."
         )
+    # A tenth less: other layers may have sinks where this one has none
+    layer_tokens = min(_LAYER_TOKENS, 9 * len(held_out) // 10)
     left_out, places = _left_out(watch, ablated, seed)
     found: list[Checkpoint] = []
     scores: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -107,7 +109,7 @@ def follow(
                     name=name,
                     overlap=overlap(dictionary if model is last else built(model), dictionary, anyway=True).adjusted,
                     fvu=_energy(rows - there.decode(there.encode(rows))) / _energy(rows - rows.mean(0)),
-                    layers=_layers(model, last, text, seed),
+                    layers=_layers(model, last, text, layer_tokens, seed),
                 )
             )
             scores.append(scores_of(watch, _carried(there)[watch.atoms], rows - there.mean))
@@ -171,13 +173,13 @@ def _left_out(watch: Watched, count: int, seed: int) -> tuple[Tensor, Tensor]:
     return atoms[places >= 0], places[places >= 0]
 
 
-def _layers(model: Model, last: Model, corpus: Corpus, seed: int) -> dict[str, dict[str, float]]:
+def _layers(model: Model, last: Model, corpus: Corpus, tokens: int, seed: int) -> dict[str, dict[str, float]]:
     """Measure -> place -> how alike the checkpoint's layer and that of the last one are."""
     sites = [site.name for site in last.sites() if site.name.startswith("resid_post.")]
     if model is last:
         return {measure: dict.fromkeys(sites, 1.0) for measure in _LAYER_MEASURES}
     layers = layers_at_common_places(
-        {"checkpoint": model, "last": last}, corpus, sites=sites, tokens=_LAYER_TOKENS, seed=seed, progress=False
+        {"checkpoint": model, "last": last}, corpus, sites=sites, tokens=tokens, seed=seed, progress=False
     )
     wanted = [named(measure) for measure in _LAYER_MEASURES]
     answer: dict[str, dict[str, float]] = {measure: {} for measure in _LAYER_MEASURES}
