@@ -26,6 +26,10 @@ def layers(
     ] = None,
     whiten: Annotated[bool, typer.Option("--whiten", help="Give every direction the same variance first.")] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Print how alike all layers are too.")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw how alike all layers are, as .svg, .png or .pdf; a file for each measure."),
+    ] = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -49,6 +53,12 @@ def layers(
         found = compare.layer_matrices(
             opened, text, measures=measure, sites=sites, tokens=tokens, atoms=atoms, whiten=whiten, seed=seed
         )
+    if plot is not None:
+        from itda.view import figures
+
+        for name, one in found.items():
+            where = plot if len(found) == 1 else plot.with_stem(f"{plot.stem}-{name}")
+            figures.save(figures.layer_heatmap(one), where)
     can_match = all(len(one.layers) > 1 and len(set(map(len, one.layers.values()))) == 1 for one in found.values())
     matched = {name: compare.match_layers(one) for name, one in found.items()} if can_match else {}
     if json:
@@ -184,6 +194,7 @@ def checkpoints(
     tokens: Annotated[int, typer.Option(help="That dictionaries are built from.")] = 60_000,
     ablated: Annotated[int, typer.Option(help="Atoms that are left out to see what that costs.")] = 64,
     out: Annotated[Path | None, typer.Option(help="Write everything that was found as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw layers and births, as .svg, .png or .pdf.")] = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -214,6 +225,10 @@ def checkpoints(
         )  # fmt: skip
     if out is not None:
         found.save(out)
+    if plot is not None:
+        from itda.view import figures
+
+        figures.save(figures.run_curves(found), plot)
     _show(found, json)
 
 

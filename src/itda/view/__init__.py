@@ -1,0 +1,1 @@
+"""Pages, figures and reports that a person looks at."""

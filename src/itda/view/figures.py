@@ -1,0 +1,94 @@
+"""Figures of results, with matplotlib (extra `plots`)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itda.compare.layer_matching import LayerMatrix
+from itda.compare.run_report import TrainingRun
+from itda.errors import MissingExtraError, OptionError, OutputError
+
+_COLOURS = "viridis"  # one order in grey and for every kind of colour vision
+_INCHES_A_LAYER = 0.28
+
+
+def layer_heatmap(matrix: LayerMatrix) -> Any:
+    """How alike all layers of some models are, as one picture: a matplotlib Figure.
+
+    Raises: MissingExtraError without matplotlib.
+    """
+    pyplot = _pyplot()
+    count = len(matrix.sites)
+    side = max(3.5, _INCHES_A_LAYER * count + 1.5)
+    figure, axes = pyplot.subplots(figsize=(side + 0.9, side), layout="constrained")
+    shown = axes.imshow(matrix.values, cmap=_COLOURS, interpolation="nearest")
+    figure.colorbar(shown, ax=axes, shrink=0.8, label=matrix.measure + (", whitened" if matrix.whiten else ""))
+    labels = [site.rpartition(".")[2] for site in matrix.sites]
+    axes.set_xticks(range(count), labels, fontsize=7)
+    axes.set_yticks(range(count), labels, fontsize=7)
+    for model, places in matrix.layers.items():
+        middle = float(np.mean(places))
+        name = Path(model).name
+        axes.text(middle, -1.4, name, ha="center", va="bottom", fontsize=8)
+        axes.text(count + 0.2, middle, name, ha="left", va="center", rotation=-90, fontsize=8)
+        if places[0]:
+            axes.axhline(places[0] - 0.5, color="white", linewidth=1.2)
+            axes.axvline(places[0] - 0.5, color="white", linewidth=1.2)
+    kinds = {site.rpartition(".")[0] for site in matrix.sites}
+    axes.set_xlabel(f"layer ({', '.join(sorted(kinds))})")
+    axes.set_ylabel("layer")
+    return figure
+
+
+def run_curves(run: TrainingRun, measure: str = "overlap") -> Any:
+    """Layers of a training run beside those of its last checkpoint, and how many atoms are born when: a Figure.
+
+    Raises: MissingExtraError without matplotlib; OptionError for a measure that was not taken.
+    """
+    if measure not in run.checkpoints[0].layers:
+        raise OptionError(f"This run has {', '.join(run.checkpoints[0].layers)}. Got {measure!r}.")
+    pyplot = _pyplot()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    sites = list(run.checkpoints[0].layers[measure])
+    colours = pyplot.get_cmap(_COLOURS)(np.linspace(0.05, 0.9, len(sites)))
+    for site, colour in zip(sites, colours, strict=True):
+        curve = [checkpoint.layers[measure][site] for checkpoint in run.checkpoints]
+        left.plot(run.names, curve, color=colour, marker="o", markersize=3, label=site.rpartition(".")[2])
+    left.set_ylabel(f"{measure} with the last checkpoint")
+    left.legend(title="layer", fontsize=7, title_fontsize=8)
+    right.bar(run.names, run.births, color=colours[len(sites) // 2])
+    right.set_ylabel("atoms born")
+    for axes in (left, right):
+        axes.tick_params(axis="x", rotation=30)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def save(figure: Any, path: str | Path) -> Path:
+    """Write a figure as the ending says: .svg, .png or .pdf.
+
+    Raises: OptionError for another ending; OutputError if it cannot be written.
+    """
+    where = Path(path)
+    if where.suffix not in (".svg", ".png", ".pdf"):
+        raise OptionError(f"A plot is written as .svg, .png or .pdf. Got {where.name!r}.")
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(where, dpi=150)
+    except OSError as error:
+        raise OutputError(f"{where} cannot be written: {error}.") from error
+    finally:
+        _pyplot().close(figure)
+    return where
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtraError("A plot", "plots") from error
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot
