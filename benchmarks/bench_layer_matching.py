@@ -84,18 +84,18 @@ def measure(cells: Cells, models: dict[str, Model], text: str, tokens: int, whit
 
 def timed() -> None:
     """All measures between all layers of five models, from captured activations."""
-    from itda.compare import layer_matrices as module
+    from itda.compare import layers as places
     from itda.compare.similarities import named
 
     models = {name: itda.load_model(model_folder(name)) for name in FIVE}
-    layers = module.layers_at_common_places(
+    layers = places.layers_at_common_places(
         models, corpus("wiki"), sites="resid_post", tokens=OWN, seed=0, progress=False
     )
     wanted = [named(measure) for measure in compare.measures()]
     rows: list[dict[str, Any]] = []
     for whiten in (False, True):
         begin, own = time.perf_counter(), time.process_time()
-        found = module.between_layers(layers, wanted, atoms=None, whiten=whiten, progress=False)
+        found = places.between_layers(layers, wanted, atoms=None, whiten=whiten, progress=False)
         values = np.concatenate([matrix.values.ravel() for matrix in found.values()])
         rows.append(
             {

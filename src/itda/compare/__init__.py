@@ -3,7 +3,7 @@
 from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff
 from itda.compare.diffing import diff
 from itda.compare.layer_matching import LayerMatrix, Matching, accuracy_table, match_layers, paired_difference
-from itda.compare.layer_matrices import layer_matrices, layer_matrix
+from itda.compare.layers import layer_matrices, layer_matrix
 from itda.compare.model_matrices import ModelMatrix, model_matrix
 from itda.compare.nets import PRESET
 from itda.compare.overlaps import Overlap, overlap

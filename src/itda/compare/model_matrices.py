@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from itda.compare.known import known
-from itda.compare.layer_matrices import kinds_of, layers_at_common_places
+from itda.compare.layers import kinds_of, layers_at_common_places
 from itda.compare.nets import Nets
 from itda.compare.representations import Representation
 from itda.data.corpus import Corpus

@@ -11,7 +11,7 @@ from itda.building import build_from_activations
 from itda.capturing import capture_at_most, capture_like
 from itda.compare.ablations import ablation_losses
 from itda.compare.births import LEAST_DOCUMENTS, LEAST_TOKENS, Watched, births_of, scores_of, watched
-from itda.compare.layer_matrices import between_layers, layers_at_common_places
+from itda.compare.layers import between_layers, layers_at_common_places
 from itda.compare.overlaps import overlap
 from itda.compare.places import read_at
 from itda.compare.run_report import Checkpoint, FollowedAtom, TrainingRun

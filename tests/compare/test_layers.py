@@ -6,7 +6,7 @@ import torch
 
 import itda
 from itda import Corpus, compare, wrap
-from itda.compare.layer_matrices import layers_at_common_places
+from itda.compare.layers import layers_at_common_places
 from itda.errors import CorpusError, OptionError, SiteError
 from itda.models.loading import Model
 from support import tiny
