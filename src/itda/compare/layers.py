@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import combinations_with_replacement, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,18 +98,19 @@ def between_layers(
     values = {measure.name: np.full((count, count), np.nan) for measure in wanted}
     missing: dict[str, str] = {}
     with progress_bars.bar("compare", count * count, show=progress) as advance:
-        for row, column in product(range(count), repeat=2):
+        for row, column in combinations_with_replacement(range(count), 2):
             pair = Pair(known[row].representation, known[column].representation)
-            for measure in wanted:
+            both = [(row, column, pair), (column, row, pair.swapped)][: 1 + (row != column)]
+            for measure, (first, second, seen) in product(wanted, both):
                 table = values[measure.name]
-                if measure.symmetric and column < row:
-                    table[row, column] = table[column, row]
+                if measure.symmetric and first > second:
+                    table[first, second] = table[second, first]
                     continue
                 try:
-                    table[row, column] = alike(measure, pair, known[row], known[column])
+                    table[first, second] = alike(measure, seen, known[first], known[second])
                 except ShapeError as error:
                     missing.setdefault(measure.name, str(error))
-            advance(1)
+            advance(len(both))
     facts: dict[str, Any] = {} if atoms is None else {"atoms": atoms}
     return {
         name: LayerMatrix(

@@ -33,6 +33,14 @@ class _Cross:
         self.by_second += wide @ first
         self.lengths += float(long @ wide)
 
+    @property
+    def swapped(self) -> "_Cross":
+        """The same with the second representation first."""
+        other = _Cross(0, 0)
+        other.products, other.lengths = self.products.T, self.lengths
+        other.by_first, other.by_second = self.by_second, self.by_first
+        return other
+
 
 class Pair:
     """Two representations of the same N rows, in the same order.
@@ -40,17 +48,25 @@ class Pair:
     Raises: ShapeError if they have not as many rows.
     """
 
-    def __init__(self, first: Representation, second: Representation) -> None:
+    def __init__(self, first: Representation, second: Representation, *, twin: "Pair | None" = None) -> None:
+        """`twin` has the same the other way round: what it has read need not be read again."""
         if len(first) != len(second):
             raise ShapeError(
                 "Both representations must be of the same rows in the same order. "
                 f"Got {len(first)} rows and {len(second)}."
             )
-        self.first, self.second = first, second
+        self.first, self.second, self._twin = first, second, twin
+
+    @property
+    def swapped(self) -> "Pair":
+        """The second beside the first."""
+        return Pair(self.second, self.first, twin=self)
 
     @cached_property
     def _folds(self) -> list[_Cross]:
         """Sums over each stretch of rows; one reading of both, for what is needed of each alone too."""
+        if self._twin:
+            return [fold.swapped for fold in self._twin._folds]
         found: list[_Cross] = []
         for (fold, first), (_, second) in zip(self.first.blocks(), self.second.blocks(), strict=True):
             if fold == len(found):
@@ -172,16 +188,14 @@ class Pair:
         """Squared errors on one fold by penalty, and the fold's squares about the mean of the others."""
         first, second, cross = self.first.folds[held_out], self.second.folds[held_out], self._folds[held_out]
         count = len(self.first) - first.count
-        mean = (self.first.sums.rows - first.rows) / count
+        mean, variances, axes = self.first.without_fold(held_out)
         target_mean = (self.second.sums.rows - second.rows) / count
-        fitted_on = self.first.sums.products - first.products - count * torch.outer(mean, mean)
         products = self._products - cross.products
         towards = products - count * torch.outer(mean, target_mean)
         # Sums about the means of the rows that it was fitted on
         own = _about(first.products, first.rows, first.rows, mean, mean, first.count)
         between = _about(cross.products, first.rows, second.rows, mean, target_mean, first.count)
         energy = float(_about(second.products, second.rows, second.rows, target_mean, target_mean, first.count).trace())
-        variances, axes = torch.linalg.eigh(fitted_on)
         inner, own, between = axes.T @ towards, axes.T @ own @ axes, axes.T @ between
         errors = []
         for penalty in _PENALTIES * variances.clamp(min=0).mean():

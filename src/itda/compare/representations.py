@@ -86,6 +86,7 @@ class Representation:
         self._rows, self._whiten = rows, whiten
         self._plain: Representation | None = None
         self._gathered: _Gathered | None = None
+        self._without: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     @classmethod
     def of(cls, rows: Any, name: str = "rows", *, whiten: bool = False) -> Self:
@@ -195,6 +196,19 @@ class Representation:
         variances, axes = variances.flip(0), axes.flip(1)
         count = int((variances > _LEAST * variances[0]).sum())
         return Directions(variances[:count], axes[:, :count])
+
+    def without_fold(self, fold: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the rows of all other folds, float64: mean (D,), variances (D,) times their number, and their axes (D, D).
+
+        Found once: of many pairs, each regression from these rows needs it.
+        """
+        if fold not in self._without:
+            rest = self.folds[fold]
+            count = len(self) - rest.count
+            mean = (self.sums.rows - rest.rows) / count
+            products = self.sums.products - rest.products - count * torch.outer(mean, mean)
+            self._without[fold] = (mean, *torch.linalg.eigh(products))
+        return self._without[fold]
 
 
 class _Gathered(NamedTuple):

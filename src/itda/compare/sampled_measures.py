@@ -74,6 +74,16 @@ class Sample:
         )
         return built.sources.row.sort().values
 
+    @cached_property
+    def own_relative(self) -> Tensor:
+        """`relative` to its own atoms."""
+        return self.relative(self.atoms)
+
+    @cached_property
+    def own_codes(self) -> Tensor:
+        """`codes` of its own atoms."""
+        return self.codes(self.atoms)
+
     def relative(self, anchors: Tensor) -> Tensor:
         """Cosines of all rows that are no anchors with the anchors, (m, A), each row at length 1."""
         cosines = self.directions[_others(len(self), anchors)] @ self.directions[anchors].T
@@ -125,7 +135,7 @@ def relative(first: Sample, second: Sample) -> float:
 
 def relative_atoms(first: Sample, second: Sample) -> float:
     """The same with the rows that a dictionary of the first representation keeps as its atoms. Not symmetric."""
-    return _mean_cosine(first.relative(first.atoms), second.relative(first.atoms))
+    return _mean_cosine(first.own_relative, second.relative(first.atoms))
 
 
 def codes(first: Sample, second: Sample) -> float:
@@ -134,7 +144,7 @@ def codes(first: Sample, second: Sample) -> float:
 
     Unchanged by rotation, uniform scale and shift.
     """
-    return _mean_cosine(first.codes(first.atoms), second.codes(first.atoms))
+    return _mean_cosine(first.own_codes, second.codes(first.atoms))
 
 
 def _mean_cosine(first: Tensor, second: Tensor) -> float:
