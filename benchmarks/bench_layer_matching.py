@@ -52,7 +52,8 @@ def main() -> None:
     if asked.only in (None, "time"):
         timed()
     rows = [cell for cell in cells.all if "accuracy" in cell]
-    report("layer_matching", rows, seeds=SEEDS, untrained=[c for c in cells.all if c["measure"] == "untrained"])
+    if rows:
+        report("layer_matching", rows, seeds=SEEDS, untrained=[c for c in cells.all if c["measure"] == "untrained"])
 
 
 def corpus(text: str) -> itda.Corpus:
