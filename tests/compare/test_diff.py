@@ -165,6 +165,11 @@ def test_bad_input(base, tuned):
         compare.diff(base, _wide(), TEXTS)
     with pytest.raises(CorpusError, match="at least 4"):
         compare.diff(base, tuned, Corpus.from_texts(["one", "two", "three"]))
+    for wrong in (None, "text", ["one", "two", "three", "four"]):
+        with pytest.raises(CorpusError, match=r"itda\.Corpus"):
+            compare.diff(base, tuned, wrong)
+    with pytest.raises(OptionError, match="atoms"):
+        compare.diff(base, tuned, TEXTS, atoms=0)
     with pytest.raises(OptionError, match="margin"):
         compare.diff(base, tuned, TEXTS, margin=-1)
     with pytest.raises(OptionError, match="apart"):

@@ -9,8 +9,7 @@ from sklearn.metrics import roc_auc_score
 import itda
 from itda import Corpus, compare
 from itda.compare.births import Watched, births_of, scores_of, watched
-from itda.compare.run_report import FollowedAtom
-from itda.errors import CorpusError, MismatchError, OptionError
+from itda.errors import CorpusError, MismatchError, ModelError, OptionError
 from support import tiny
 
 CHECKPOINTS = ("step0", "step300")
@@ -128,4 +127,11 @@ def test_bad_input(model, data):
         compare.follow({"a": model, "b": model}, corpus, dictionary=dictionary, progress=False)
     with pytest.raises(OptionError, match="leave site out"):
         compare.follow({"a": model, "b": model}, corpus, dictionary=dictionary, site="resid_post.2", progress=False)
-    assert FollowedAtom.__dataclass_fields__.keys() >= {"born", "interval"}
+    with pytest.raises(CorpusError, match=r"itda\.Corpus"):
+        compare.follow({"a": model, "b": model}, "text")
+    with pytest.raises(ModelError, match="needs a Model"):
+        compare.follow({"a": None, "b": model}, corpus)
+    with pytest.raises(OptionError, match=r"itda\.Dictionary"):
+        compare.follow({"a": model, "b": model}, corpus, dictionary=3)
+    with pytest.raises(CorpusError, match="No atom is told"):
+        compare.follow({"a": model, "b": model}, Corpus.from_texts(tiny.KINGS), atoms=40, steps=2, progress=False)

@@ -84,8 +84,11 @@ def watched(codes: Codes, dictionary: Dictionary, rows: Tensor, documents: Tenso
                     _some(torch.nonzero(~has)[:, 0], _OTHERS, generator),
                 )
             )
-    own, near, others = (torch.stack(column) for column in zip(*columns, strict=True)) if columns else (atoms,) * 3
-    found = Watched(atoms, usage[atoms], own, near, others)
+    if not columns:
+        nothing = atoms[:, None]
+        return Watched(atoms, atoms, nothing, nothing, nothing)
+    found = Watched(atoms, usage[atoms], *(torch.stack(column) for column in zip(*columns, strict=True)))
+    own, near = found.own, found.near
     high, low, _ = scores_of(found, dictionary.atoms[atoms], rows - dictionary.mean)
     told = [
         _area((own[part][None] >= 0).float(), (near[part][None] >= 0).float(), high[part], low[part])[0]

@@ -15,7 +15,7 @@ from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff, Side
 from itda.compare.outputs import Place, compare_outputs, farthest, quoted
 from itda.compare.scaling import latent_scaling
 from itda.data.activations import Activations
-from itda.data.corpus import Corpus
+from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary
 from itda.errors import CorpusError, MismatchError, ShapeError
 from itda.models.loading import Model, checked_model
@@ -78,7 +78,10 @@ def diff(
     """
     for model in (base, tuned):
         checked_model(model)
+    checked_corpus(corpus)
     whole("tokens", tokens, least=2)
+    if atoms is not None:
+        whole("atoms", atoms)
     share("rate", rate)
     for name, value in (("margin", margin), ("apart", apart)):
         above_zero(name, value)

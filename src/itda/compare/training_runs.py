@@ -18,8 +18,8 @@ from itda.compare.run_report import Checkpoint, FollowedAtom, TrainingRun
 from itda.compare.similarities import named
 from itda.compare.transplants import Transplant, transplant
 from itda.data.activations import Activations
-from itda.data.corpus import Corpus
-from itda.data.dictionary import Dictionary
+from itda.data.corpus import Corpus, checked_corpus
+from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import CorpusError, MismatchError, OptionError
 from itda.models.loading import Model, checked_model, load_model
 from itda.options import seed_number, whole
@@ -72,6 +72,12 @@ def follow(
     whole("held_out_tokens", held_out_tokens)
     whole("ablated", ablated, least=0)
     seed_number(seed)
+    checked_corpus(corpus)
+    for given in checkpoints.values():
+        if not isinstance(given, str | Path):
+            checked_model(given)
+    if dictionary is not None:
+        checked_dictionary(dictionary)
     last = _opened(list(checkpoints.values())[-1])
     where = last.site(site or (dictionary.site if dictionary else last.middle_site)).name
     train, _ = corpus.split(held_out=0.1, seed=seed)

@@ -294,6 +294,16 @@ class Corpus:
         return cls(_embedded_texts, "embedded")
 
 
+def checked_corpus(corpus: Any) -> Corpus:
+    """The corpus itself.
+
+    Raises: CorpusError if it is something else.
+    """
+    if not isinstance(corpus, Corpus):
+        raise CorpusError(f"This needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
+    return corpus
+
+
 @cache
 def _embedded_texts() -> list[str]:
     """Kept once read: three seconds of parsing for two megabytes."""

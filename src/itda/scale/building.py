@@ -11,7 +11,7 @@ import torch
 from itda.building import NAMELESS, BuildRequest, default_atoms, merge
 from itda.building import split_options as split_build_options
 from itda.capturing import CaptureOptions
-from itda.data.corpus import Corpus
+from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary
 from itda.data.entries import RowsOnDisk
 from itda.data.joined import JoinedActivations
@@ -21,7 +21,7 @@ from itda.models.loading import Model
 from itda.options import checked
 from itda.scale import results
 from itda.scale.cluster import connected
-from itda.scale.shares import checked_corpus, mapped, results_in, split_options, surveyed
+from itda.scale.shares import mapped, results_in, split_options, surveyed
 from itda.scale.tasks import BuildPart, BuildStoredPart, ModelSource, load_built
 
 _OVERSAMPLED = 2  # atoms of all parts together, for each one that is kept

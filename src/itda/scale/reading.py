@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from itda.capturing import CaptureOptions
-from itda.data.corpus import Corpus
+from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.encoding import Encoding
 from itda.data.entries import StoredActivations
@@ -21,7 +21,7 @@ from itda.options import checked, whole
 from itda.pursuit import Coding
 from itda.scale import results
 from itda.scale.cluster import connected
-from itda.scale.shares import checked_corpus, mapped, results_in, split_options, surveyed
+from itda.scale.shares import mapped, results_in, split_options, surveyed
 from itda.scale.tasks import CapturePart, EncodePart, EvaluatePart, ModelSource
 
 

@@ -21,16 +21,6 @@ from itda.scale.tasks import ModelSource, SurveyPart
 _SURVEY = "survey"
 
 
-def checked_corpus(corpus: Any) -> Corpus:
-    """The corpus itself.
-
-    Raises: CorpusError if it is something else.
-    """
-    if not isinstance(corpus, Corpus):
-        raise CorpusError(f"This needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
-    return corpus
-
-
 def split_options(options: Mapping[str, Any]) -> tuple[ScaleOptions, dict[str, Any]]:
     """How work is spread, among some options, and the others.
 
