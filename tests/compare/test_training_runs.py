@@ -20,9 +20,9 @@ def run_of_three(data):
     """A real run, in short."""
     seeds = data / "models" / "seeds"
     models = {name: seeds / f"gpt2-s21-{name}" for name in CHECKPOINTS} | {"step700": seeds / "gpt2-s21"}
-    texts = json.loads((data / "text" / "wikitext_1000.json").read_text())[:200]
+    texts = json.loads((data / "text" / "wikitext_1000.json").read_text())[:120]
     return compare.follow(
-        models, Corpus.from_texts(texts), atoms=200, steps=6, tokens=4_000, held_out_tokens=2_500, ablated=12,
+        models, Corpus.from_texts(texts), atoms=200, steps=6, tokens=4_000, held_out_tokens=2_500, ablated=8,
         progress=False,
     )  # fmt: skip
 
@@ -48,7 +48,7 @@ def test_a_run_settles_and_gives_birth(run_of_three):
 
 def test_leaving_an_atom_out_costs_something(run_of_three):
     tried = [atom for atom in run_of_three.atoms if atom.costs is not None]
-    assert len(tried) == min(12, len(run_of_three.atoms))
+    assert len(tried) == min(8, len(run_of_three.atoms))
     assert any(abs(own) > 0.01 for atom in tried for own, _ in atom.costs)
     costs = run_of_three.cost_of_birth()
     assert costs is None or costs["rise"][0] == pytest.approx(costs["after"][0] - costs["before"][0])
