@@ -9,7 +9,7 @@ import torch
 
 import itda
 from itda import Corpus, compare
-from itda.compare.changes import Half, Use, changes
+from itda.compare.changes import Half, changes
 from itda.compare.scaling import latent_scaling
 from itda.errors import CorpusError, MismatchError, OptionError, ShapeError
 from itda.pursuit import Codes
@@ -120,10 +120,8 @@ def _half(generator, documents=60, tokens=20, atoms=50, more=None, far=None):
         swapped = torch.from_numpy(generator.random(len(number))) < 0.1
         drawn[1][swapped] = more
         distance[swapped] *= far
-    uses = [
-        Use(Codes(one[:, None].int(), torch.ones(len(number), 1), torch.zeros(len(number))), number) for one in drawn
-    ]
-    return Half(*uses, distance)
+    codes = [Codes(one[:, None].int(), torch.ones(len(number), 1), torch.zeros(len(number))) for one in drawn]
+    return Half(*codes, number, distance)
 
 
 def test_false_ones_are_rare_where_nothing_changed():
@@ -153,7 +151,7 @@ def test_one_token_however_large_is_no_change():
     generator = np.random.default_rng(2)
     halves = [_half(generator) for _ in range(2)]
     for half in halves:
-        half.second.codes.coefficients[5] = 1e6
+        half.second.coefficients[5] = 1e6
         half.distance[5] = 4.0
     assert not changes(*halves, 50, margin=0.5, apart=1.1, seed=0).significant(0.05).any()
 

@@ -98,10 +98,7 @@ def dictionaries(
     one, other = (Dictionary.from_pretrained(folder) for folder in (first, second))
     null = None if untrained is None else Dictionary.from_pretrained(untrained)
     found = compare.overlap(one, other, untrained=null, anyway=anyway)
-    if json:
-        common.print_json(found.to_dict())
-    else:
-        common.print_rich(found)
+    _show(found, json)
 
 
 def translate(
@@ -141,10 +138,7 @@ def translate(
         if out is not None:
             there.save_pretrained(out, overwrite=overwrite)
         report = compare.measure_translation(there, own, second, text, tokens=tokens, steps=steps, seed=seed)
-    if json:
-        common.print_json(report.to_dict())
-    else:
-        common.print_rich(report)
+    _show(report, json)
 
 
 def models(
@@ -175,7 +169,7 @@ def models(
 
     text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
     with common.plain_warnings():
-        opened = {name: common.open_model(name, device, dtype, attention) for name in models}
+        opened = [common.open_model(name, device, dtype, attention) for name in models]
         found = compare.model_matrix(
             opened, text, sites=sites, tokens=tokens, atoms=atoms, untrained=untrained, seed=seed
         )
@@ -215,13 +209,11 @@ def checkpoints(
     with common.plain_warnings():
         short = [Path(name).name for name in models]
         names = short if len(set(short)) == len(models) else models
-        opened = {
-            name: common.open_model(model, device, dtype, attention) for name, model in zip(names, models, strict=True)
-        }
         dictionary = None if folder is None else Dictionary.from_pretrained(folder)
         found = compare.follow(
-            opened, text, site=site, dictionary=dictionary, atoms=atoms, steps=steps, tokens=tokens, ablated=ablated,
-            seed=seed,
+            dict(zip(names, models, strict=True)), text, site=site, dictionary=dictionary, atoms=atoms, steps=steps,
+            tokens=tokens, ablated=ablated, seed=seed,
+            load=lambda name: common.open_model(str(name), device, dtype, attention),
         )  # fmt: skip
     if out is not None:
         found.save(out)

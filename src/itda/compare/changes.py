@@ -21,19 +21,13 @@ _DOCUMENTS_AT_ONCE = 256
 _PIECE = 512  # permutations
 
 
-class Use(NamedTuple):
-    """Codes of one model, of rows that both models have."""
-
-    codes: Codes
-    documents: Tensor
-    """int64 (n,), ascending: the number of the document of each row, the same in both models."""
-
-
 class Half(NamedTuple):
-    """Some documents, read by both models."""
+    """Some documents, read by both models: n rows that both have."""
 
-    first: Use
-    second: Use
+    first: Codes
+    second: Codes
+    documents: Tensor
+    """int64 (n,), ascending: the number of the document of each row."""
     distance: Tensor
     """float64 (n,): how far apart the two activations of each row are."""
 
@@ -94,7 +88,7 @@ def changes(chosen_on: Half, tested_on: Half, atoms: int, *, margin: float, apar
         apart: of distance, in usual ones: the mean over all tokens of the first half.
         seed: of the flips.
     """
-    caps = _CAP * _medians([use.codes for half in (chosen_on, tested_on) for use in half[:2]], atoms)
+    caps = _CAP * _medians([codes for half in (chosen_on, tested_on) for codes in (half.first, half.second)], atoms)
     usual = float(chosen_on.distance.mean())
 
     def differences(half: Half) -> Iterator[tuple[Floats, Floats, Floats]]:
@@ -121,7 +115,8 @@ def changes(chosen_on: Half, tested_on: Half, atoms: int, *, margin: float, apar
     chosen = torch.zeros(atoms, dtype=torch.bool)
     chosen[tested] = True
     codes = [
-        Codes.concatenate([one.codes, other.codes]) for one, other in zip(chosen_on[:2], tested_on[:2], strict=True)
+        Codes.concatenate([chosen_on.first, tested_on.first]),
+        Codes.concatenate([chosen_on.second, tested_on.second]),
     ]
     return Changes(
         frequency=Both(*(one.usage(atoms).double() / max(1, len(one)) for one in codes)),
@@ -160,15 +155,14 @@ def _sizes(codes: Codes, caps: Tensor) -> Tensor:
 def _by_document(half: Half, caps: Tensor, allowed: float) -> Iterator[tuple[Floats, Floats, Floats]]:
     """For documents in pieces, (documents, atoms), per token of the document: use of each atom by both models, and by
     how much tokens that use it are farther apart than is allowed."""
-    last = int(half.first.documents[-1]) + 1
+    last = int(half.documents[-1]) + 1
     for start in range(0, last, _DOCUMENTS_AT_ONCE):
         count = min(_DOCUMENTS_AT_ONCE, last - start)
-        begin, end = torch.searchsorted(half.first.documents, torch.tensor([start, start + count])).tolist()
-        documents = half.first.documents[begin:end] - start
+        begin, end = torch.searchsorted(half.documents, torch.tensor([start, start + count])).tolist()
+        documents = half.documents[begin:end] - start
         beyond = half.distance[begin:end] - allowed
         tables = torch.zeros((3, count * len(caps)), dtype=torch.float64)
-        for row, use in enumerate(half[:2]):
-            codes = use.codes[slice(begin, end)]
+        for row, codes in enumerate((half.first[begin:end], half.second[begin:end])):
             used = codes.atoms >= 0
             which = codes.atoms[used].long()
             cell = (documents[:, None] * len(caps)).expand_as(used)[used] + which
@@ -182,9 +176,9 @@ def _by_document(half: Half, caps: Tensor, allowed: float) -> Iterator[tuple[Flo
 def _mean_distance(halves: tuple[Half, Half], atoms: int, usual: float) -> Tensor:
     sums = torch.zeros((2, atoms), dtype=torch.float64)
     for half in halves:
-        for use in half[:2]:
-            used = use.codes.atoms >= 0
-            which = use.codes.atoms[used].long()
+        for codes in (half.first, half.second):
+            used = codes.atoms >= 0
+            which = codes.atoms[used].long()
             sums[0].index_add_(0, which, half.distance[:, None].expand_as(used)[used] / usual)
             sums[1].index_add_(0, which, torch.ones(len(which), dtype=torch.float64))
     return (sums[0] + _DRAWN) / (sums[1] + _DRAWN)

@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from itda.compare.known import known
+from itda.compare.known import known, write_json
 from itda.compare.outputs import Outputs, Place
 from itda.data.dictionary import Dictionary
-from itda.data.files import write_text
 from itda.data.sources import Source, printable
 from itda.shown import Shown
 
@@ -170,11 +169,7 @@ class Diff(Shown):
 
         Raises: OutputError if it cannot be written.
         """
-        import json
-
-        where = Path(path)
-        write_text(where, json.dumps(self.to_dict(), indent=1, ensure_ascii=True) + "\n")
-        return where
+        return write_json(path, self.to_dict())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(f"{self.models[0]} (base) and {self.models[1]} (tuned) at {self.site}", style="bold")

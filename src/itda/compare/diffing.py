@@ -10,9 +10,9 @@ from torch import Tensor
 from itda import progress as progress_bars
 from itda.building import build_from_activations
 from itda.capturing import capture_at_most
-from itda.compare.changes import Changes, Half, Use, changes
+from itda.compare.changes import Changes, Half, changes
 from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff, Side
-from itda.compare.outputs import Place, compare_outputs, farthest, quoted
+from itda.compare.outputs import AFTER, BEFORE, Place, compare_outputs, farthest
 from itda.compare.scaling import latent_scaling
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus, checked_corpus
@@ -195,10 +195,10 @@ def _table(
     rate: float,
     seed: int,
 ) -> AtomChanges:
-    codes = [tuple(dictionary.encode(one.rows) for one in half) for half in (choose, test)]
+    codes = [(dictionary.encode(half.first.rows), dictionary.encode(half.second.rows)) for half in (choose, test)]
     middle = (choose.first.rows.mean(0) + choose.second.rows.mean(0)) / 2
     halves = [
-        Half(Use(own[0], _documents(half.first)), Use(own[1], _documents(half.second)), _distance(half, middle))
+        Half(*own, half.first.sources.document_numbers, _distance(half, middle))
         for own, half in zip(codes, (choose, test), strict=True)
     ]
     first, second = test.first.rows, test.second.rows
@@ -244,15 +244,6 @@ def _distance(half: _Half, middle: Tensor) -> Tensor:
     return (half.second.rows - half.first.rows).double().square().sum(1) / lengths
 
 
-def _documents(activations: Activations) -> Tensor:
-    """The number of the document of each row, in the order in which they come."""
-    numbers: dict[str, int] = {}
-    windows = activations.sources.windows
-    return torch.tensor(
-        [numbers.setdefault(windows[index].document, len(numbers)) for index in activations.sources.window.tolist()]
-    )
-
-
 def _contexts(
     atoms: list[int], found: Changes, half: _Half, codes: tuple[Codes, ...]
 ) -> Mapping[int, tuple[tuple[str, str, str], ...]]:
@@ -283,9 +274,5 @@ def _places(half: _Half, usual: float) -> tuple[Place, ...]:
         source = half.first.sources[row]
         assert source.document is not None
         if source.document not in best:
-            start = len(source.before)
-            text = f"{source.before}{source.token}{source.after}"
-            best[source.document] = Place(
-                *quoted(text, start, start + len(source.token or "")), source.document, float(far[row]), ""
-            )
+            best[source.document] = Place(*source.quoted(BEFORE, AFTER), source.document, float(far[row]), "")
     return farthest(best.values(), _SHOWN_PLACES)

@@ -1,7 +1,11 @@
-"""Numbers for JSON, which has none that are unknown."""
+"""What was found, as JSON, which has no number that is unknown."""
 
+import json
 import math
+from pathlib import Path
 from typing import Any
+
+from itda.data.files import write_text
 
 
 def known(value: Any) -> Any:
@@ -11,3 +15,13 @@ def known(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [known(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_json(path: str | Path, document: dict[str, Any]) -> Path:
+    """Write a document whole or not at all.
+
+    Raises: OutputError if it cannot be written.
+    """
+    where = Path(path)
+    write_text(where, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return where

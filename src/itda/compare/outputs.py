@@ -12,9 +12,11 @@ from itda.data.dictionary import Dictionary
 from itda.data.sources import printable
 from itda.models import tokenizing
 from itda.models.loading import Model
-from itda.models.losses import divergence, predict
+from itda.models.losses import divergence, likelier_words, predict
 
-_BEFORE, _AFTER = 80, 30
+BEFORE, AFTER = 80, 30
+"""Characters that are shown around a token."""
+_WORDS = 10
 _DRAWN = 10  # usual tokens by which the mean of a rare atom is drawn to the usual one
 
 
@@ -96,38 +98,29 @@ def compare_outputs(
                 rose = int((after[index, worst].exp() * change[worst]).argmax())
                 start, end = int(part.starts[worst]), int(part.ends[worst])
                 best[document.id] = Place(
-                    *quoted(document.text, start, end), document.id, float(own[worst]), second.tokenizer.decode([rose])
+                    *_quoted(document.text, start, end), document.id, float(own[worst]), second.tokenizer.decode([rose])
                 )
     assert isinstance(words, Tensor)
     mean = words / max(count, 1)
     return Outputs(
         kl=total / max(count, 1),
         tokens=count,
-        raised=_words(second, mean),
-        lowered=_words(second, -mean),
+        raised=likelier_words(second, mean, _WORDS),
+        lowered=likelier_words(second, -mean, _WORDS),
         by_atom=(sums[0] + _DRAWN * total / max(count, 1)) / (sums[1] + _DRAWN),
         places=farthest(best.values(), shown),
     )
 
 
-def quoted(text: str, start: int, end: int) -> tuple[str, str, str]:
+def _quoted(text: str, start: int, end: int) -> tuple[str, str, str]:
     """What is before a token, the token and what is after, fit to be printed on one line."""
     return (
-        printable(text[max(0, start - _BEFORE) : start]),
+        printable(text[max(0, start - BEFORE) : start]),
         printable(text[start:end]),
-        printable(text[end : end + _AFTER]),
+        printable(text[end : end + AFTER]),
     )
 
 
 def farthest(places: Iterable[Place], shown: int) -> tuple[Place, ...]:
     """The places with the largest difference first."""
     return tuple(sorted(places, key=lambda place: -place.difference)[:shown])
-
-
-def _words(model: Model, change: Tensor, count: int = 10) -> tuple[tuple[str, float], ...]:
-    values, ids = torch.topk(change, min(count, len(change)))
-    return tuple(
-        (model.tokenizer.decode([token]), float(value))
-        for token, value in zip(ids.tolist(), values.tolist(), strict=True)
-        if value > 0
-    )

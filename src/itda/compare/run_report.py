@@ -10,9 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from itda.compare.known import known
+from itda.compare.known import known, write_json
 from itda.data.dictionary import Dictionary
-from itda.data.files import write_text
 from itda.data.sources import Source
 from itda.shown import Shown
 
@@ -137,11 +136,7 @@ class TrainingRun(Shown):
 
         Raises: OutputError if it cannot be written.
         """
-        import json
-
-        where = Path(path)
-        write_text(where, json.dumps(self.to_dict(), indent=1, ensure_ascii=True) + "\n")
-        return where
+        return write_json(path, self.to_dict())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(f"{self.model} through {len(self.checkpoints)} checkpoints, at {self.site}", style="bold")

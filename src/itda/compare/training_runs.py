@@ -1,6 +1,6 @@
 """A training run through its checkpoints: when do layers settle, and when is each atom of the last one born?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +17,6 @@ from itda.compare.places import read_at
 from itda.compare.run_report import Checkpoint, FollowedAtom, TrainingRun
 from itda.compare.similarities import named
 from itda.compare.transplants import Transplant, transplant
-from itda.data.activations import Activations
 from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import CorpusError, MismatchError, OptionError
@@ -40,6 +39,7 @@ def follow(
     tokens: int = 60_000,
     held_out_tokens: int = 20_000,
     ablated: int = 64,
+    load: Callable[[str | Path], Model] = load_model,
     seed: int = 0,
     progress: bool = True,
 ) -> TrainingRun:
@@ -60,6 +60,7 @@ def follow(
         tokens: rows that each is built from; all there are if they are fewer.
         held_out_tokens: rows on which use is looked at, at most.
         ablated: atoms that are left out at some held-out tokens at every checkpoint, to see what that costs.
+        load: what opens those that are not loaded yet.
         seed: of every choice.
         progress: draw bars on stderr.
     Returns: curves of layers and atoms, and a table of births.
@@ -78,7 +79,7 @@ def follow(
             checked_model(given)
     if dictionary is not None:
         checked_dictionary(dictionary)
-    last = _opened(list(checkpoints.values())[-1])
+    last = _opened(list(checkpoints.values())[-1], load)
     where = last.site(site or (dictionary.site if dictionary else last.middle_site)).name
     train, _ = corpus.split(held_out=0.1, seed=seed)
 
@@ -93,7 +94,7 @@ def follow(
     if not text.ids:
         raise CorpusError(f"The dictionary was built from all documents of {corpus.name}. Give other text too.")
     held_out = capture_like(dictionary, last, text, tokens=held_out_tokens, seed=seed, progress=progress)
-    final, documents = dictionary.encode(held_out), _documents(held_out)
+    final, documents = dictionary.encode(held_out), held_out.sources.document_numbers
     watch = watched(final, dictionary, held_out.rows, documents, seed=seed)
     if not len(watch.atoms):
         raise CorpusError(
@@ -107,7 +108,7 @@ def follow(
     scores: list[tuple[Tensor, Tensor, Tensor]] = []
     losses: list[Tensor] = []
     with progress_bars.bar("checkpoints", len(checkpoints), show=progress) as advance:
-        for name, model in _models(checkpoints, last):
+        for name, model in _models(checkpoints, last, load):
             there = transplant(dictionary, model, corpus, where, tokens=tokens, progress=False)
             _, rows, _ = read_at(model, where, held_out.sources, text, held_out.provenance)
             found.append(
@@ -148,27 +149,21 @@ def follow(
     )
 
 
-def _opened(model: Model | str | Path) -> Model:
-    return load_model(model) if isinstance(model, str | Path) else checked_model(model)
+def _opened(model: Model | str | Path, load: Callable[[str | Path], Model]) -> Model:
+    return load(model) if isinstance(model, str | Path) else checked_model(model)
 
 
-def _models(checkpoints: Mapping[str, Model | str | Path], last: Model) -> Iterator[tuple[str, Model]]:
+def _models(
+    checkpoints: Mapping[str, Model | str | Path], last: Model, load: Callable[[str | Path], Model]
+) -> Iterator[tuple[str, Model]]:
     """Each with its name; the last one is open already."""
     *earlier, (final, _) = checkpoints.items()
     for name, given in earlier:
-        model = _opened(given)
+        model = _opened(given, load)
         if model.record.tokenizer != last.record.tokenizer:
             raise MismatchError(f"Checkpoint {name!r} has another tokenizer than {final!r}: they are not of one run.")
         yield str(name), model
     yield str(final), last
-
-
-def _documents(activations: Activations) -> Tensor:
-    numbers: dict[str, int] = {}
-    windows = activations.sources.windows
-    return torch.tensor(
-        [numbers.setdefault(windows[index].document, len(numbers)) for index in activations.sources.window.tolist()]
-    )
 
 
 def _left_out(watch: Watched, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -135,6 +135,16 @@ class Sources:
             raise ShapeError("Rows of a bare array have no text, so they cannot be matched across models.")
         return [(self.windows[w].document, int(end)) for w, end in zip(self.window, self.char_end, strict=True)]
 
+    @property
+    def document_numbers(self) -> Tensor:
+        """int64 (N,): the number of the document of each row, from 0 in the order in which they come."""
+        numbers: dict[str, int] = {}
+        of_window = {
+            window: numbers.setdefault(self.windows[window].document, len(numbers))
+            for window in dict.fromkeys(self.window.tolist())
+        }
+        return torch.tensor([of_window[window] for window in self.window.tolist()], dtype=torch.int64)
+
     def select(self, rows: Tensor) -> Self:
         """The sources of some rows, by index, with only the windows that these need."""
         window = self.window[rows]

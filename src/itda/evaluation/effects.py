@@ -20,7 +20,7 @@ from itda.evaluation.held_out import held_out_of
 from itda.explaining import place_of
 from itda.models import tokenizing
 from itda.models.loading import Model
-from itda.models.losses import divergence, next_token_loss, predict
+from itda.models.losses import divergence, likelier_words, next_token_loss, predict
 from itda.models.sites import Site
 from itda.options import seed_number, whole
 from itda.pursuit import Coding
@@ -228,8 +228,8 @@ def _effect(
         kl_random=sums["kl_random"] / count,
         kl_later=sums["kl_later"] / max(sums["later"], 1),
         delta_ce=sums["delta_ce"] / count,
-        promotes=_words(model, change),
-        suppresses=_words(model, -change),
+        promotes=likelier_words(model, change, _WORDS),
+        suppresses=likelier_words(model, -change, _WORDS),
     )
 
 
@@ -238,13 +238,3 @@ def _predict_less(model: Model, inputs: dict[str, Tensor], site: Site, amount: T
         return values - (amount[:, None] * direction).to(values)
 
     return predict(model, inputs, site, change)
-
-
-def _words(model: Model, change: Tensor) -> tuple[tuple[str, float], ...]:
-    """The tokens with the largest change, with it; only those above zero."""
-    values, ids = torch.topk(change, min(_WORDS, len(change)))
-    return tuple(
-        (model.tokenizer.decode([token]), float(value))
-        for token, value in zip(ids.tolist(), values.tolist(), strict=True)
-        if value > 0
-    )

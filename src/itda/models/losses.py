@@ -35,3 +35,19 @@ def divergence(clean: Tensor, changed: Tensor) -> Tensor:
     """KL(clean || changed) in nats at every token that predicts one, (B, T - 1)."""
     clean, changed = clean[:, :-1], changed[:, :-1]
     return (clean.exp() * (clean - changed)).sum(2)
+
+
+def likelier_words(model: Model, change: Tensor, count: int) -> tuple[tuple[str, float], ...]:
+    """The tokens whose log-probability rises the most, with by how much; only those above zero.
+
+    Args:
+        model: whose tokens they are.
+        change: of log-probabilities, (vocabulary,).
+        count: at most so many.
+    """
+    values, ids = torch.topk(change, min(count, len(change)))
+    return tuple(
+        (model.tokenizer.decode([token]), float(value))
+        for token, value in zip(ids.tolist(), values.tolist(), strict=True)
+        if value > 0
+    )
