@@ -22,12 +22,10 @@ MODELS = {
     "seeds/gpt2-s49": ("wikitext_1000.json", 0.2),
     "seeds/gpt2-s81": ("wikitext_1000.json", 0.2),
     "seeds/gpt2-s21-step0": ("wikitext_1000.json", 0.6),
-    "seeds/gpt2-s21-step30": ("wikitext_1000.json", 0.6),
-    "seeds/gpt2-s21-step150": ("wikitext_1000.json", 0.4),
-    "seeds/gpt2-s21-step500": ("wikitext_1000.json", 0.3),
     "seeds/gpt2-s21-step300": ("wikitext_1000.json", 0.3),
     "minilm": ("wikitext_1000.json", 0.6),
 }
+DOCUMENTS = 250  # a few tokens of each of a thousand would take four times as many windows
 
 
 def locate(name, data):
@@ -39,7 +37,8 @@ def locate(name, data):
 @pytest.mark.parametrize("name", list(MODELS))
 def test_the_main_path(name, data, tmp_path, monkeypatch, capsys):
     text, limit = MODELS[name]
-    corpus = str(data / "text" / text)
+    corpus = str(tmp_path / text)
+    Path(corpus).write_text(json.dumps(json.loads((data / "text" / text).read_text())[:DOCUMENTS]))
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["itda", *map(str, arguments), "--json"])
@@ -55,12 +54,10 @@ def test_the_main_path(name, data, tmp_path, monkeypatch, capsys):
 
     report = run("evaluate", out, "--corpus", corpus, "--tokens", 2000)
     assert 0 < report["scores"]["fvu"] < limit
-    assert report["excluded_documents"] > 800
+    assert report["excluded_documents"] > 0.8 * DOCUMENTS
     assert report["intervals"]["fvu"][0] < report["scores"]["fvu"] < report["intervals"]["fvu"][1]
     assert report["baselines"]["mean"]["fvu"] == pytest.approx(1, abs=0.05)
-    untrained = name.endswith(
-        ("-step0", "-step30")
-    )  # a token says little there yet, and the loss is near that of chance
+    untrained = name.endswith("-step0")  # a token says little there yet, and the loss is near that of chance
     assert report["scores"]["fvu"] < report["baselines"]["token mean"]["fvu"] or untrained
     if name == "minilm":
         assert report["loss"] is None

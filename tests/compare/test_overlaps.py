@@ -88,6 +88,8 @@ def test_an_untrained_model_is_another_null(rows):
     assert found.untrained == pytest.approx(wanted)
     assert found.beyond_untrained == pytest.approx((found.jaccard - wanted) / (1 - wanted))
     assert "untrained" in str(found)
+    with pytest.raises(MismatchError, match="untrained model: they have 200 and 50 atoms"):
+        compare.overlap(one, other, untrained=built(rows, atoms=50))
 
 
 def test_two_tokenizers_are_compared_by_characters(data, stories):

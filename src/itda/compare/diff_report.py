@@ -1,5 +1,6 @@
 """What a diff of two models found, for a person and for JSON."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,9 +218,13 @@ def _listed(table: AtomChanges, rate: float, margin: float, name: str) -> Render
             lines.append(f"\n  {before[-50:]}[{token}]{after[:15]}", "dim")
         shown.add_row(
             str(atom.atom), "{:.2%} → {:.2%}".format(*atom.frequency), "{:.2f} → {:.2f}".format(*atom.size),
-            f"{atom.shared:.0%}{f', only {atom.only_in}' if atom.only_in else ''}", f"{atom.distance:.1f}",
+            _share(atom.shared) + (f", only {atom.only_in}" if atom.only_in else ""), f"{atom.distance:.1f}",
             f"{atom.q:.4f}", lines,
         )  # fmt: skip
     yield shown
     if len(changed) > _SHOWN:
         yield f"... and {len(changed) - _SHOWN:,} more in to_dict()"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.0%}"

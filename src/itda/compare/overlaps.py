@@ -130,9 +130,11 @@ def overlap(
     for one in (*both, *((checked_dictionary(untrained),) if untrained is not None else ())):
         _check_named(one)
     differs = tuple(_differences(*both))
+    if untrained is not None:
+        differs += tuple(f"of the untrained model: {found}" for found in _differences(first, untrained))
     if differs and not anyway:
         raise MismatchError(
-            f"These dictionaries are not built alike: {'; '.join(differs)}. Build both from the same text with the "
+            f"These dictionaries are not built alike: {'; '.join(differs)}. Build all from the same text with the "
             "same options, or compare them all the same with anyway=True (--anyway)."
         )
     level: Level = "tokens" if _tokenizer(first) == _tokenizer(second) else "characters"
