@@ -173,7 +173,7 @@ def test_between_real_models_codes_say_more_than_the_token(data, gpt2):
     dictionary = itda.build(
         gpt2, train, site="resid_post.3", atoms=512, tokens=20_000, steps=16, method="random", progress=False
     )
-    there = compare.transplant(dictionary, second, train, progress=False)
+    there = compare.transplant(dictionary, second, train, tokens=30_000, progress=False)
     report = compare.measure_translation(there, gpt2, second, text, tokens=1000, progress=False)
     best = report.codes["codes, refitted, beyond the token"]
     assert best.explains > 0.3

@@ -7,8 +7,10 @@ from itda.compare.places import readings
 from itda.compare.transplants import Transplant
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus
+from itda.models.hooks import Inputs
 from itda.models.loading import Model
 from itda.models.losses import next_token_loss, predict
+from itda.models.sites import Site
 
 
 def ablation_losses(
@@ -16,7 +18,7 @@ def ablation_losses(
 ) -> Tensor:
     """Rise of the loss of the next token where an activation is left without its part along an atom, nats.
 
-    Each token is changed in a pass of its own: nothing else in the window is touched. Beside it the same length is
+    Each token is changed in a sequence of its own: nothing else in its window is touched. Beside it the same length is
     taken off along another atom, drawn at random: what any change of that size costs.
 
     Args:
@@ -42,35 +44,36 @@ def ablation_losses(
         asked, sequences, tokens = (column[usable] for column in (reading.places, reading.sequences, reading.tokens))
         if not len(asked):
             continue
-        clean = next_token_loss(predict(model, reading.inputs), reading.inputs["input_ids"])
-        for turn in _turns(sequences):
-            index, sequence, token = asked[turn], sequences[turn], tokens[turn]
-            own = there.atoms[place_of[atoms[index]]]
-            for row, direction in enumerate((own, there.atoms[others[index]])):
-
-                def change(
-                    values: Tensor, own: Tensor = own, direction: Tensor = direction, sequence: Tensor = sequence,
-                    token: Tensor = token,
-                ) -> Tensor:  # fmt: skip
-                    rows = values[sequence, token].float().cpu() - there.mean
-                    amount = (rows * own).sum(1, keepdim=True).clamp_min(0)
-                    changed = values.clone()
-                    changed[sequence, token] -= (amount * direction).to(values)
-                    return changed
-
-                loss = next_token_loss(predict(model, reading.inputs, where, change), reading.inputs["input_ids"])
-                found[row, index] = (loss - clean)[sequence, token].double().cpu()
+        clean = next_token_loss(predict(model, reading.inputs), reading.inputs["input_ids"])[sequences, tokens]
+        own = there.atoms[place_of[atoms[asked]]]
+        for row, directions in enumerate((own, there.atoms[others[asked]])):
+            changed = [
+                _loss_without(model, where, some, reading.inputs, there.mean)
+                for some in zip(
+                    *(torch.split(part, len(lengths)) for part in (sequences, tokens, own, directions)), strict=True
+                )
+            ]
+            found[row, asked] = (torch.cat(changed) - clean).double().cpu()
     return found
 
 
-def _turns(sequences: Tensor) -> list[Tensor]:
-    """Indices such that in each group every sequence comes once at most."""
-    seen: dict[int, int] = {}
-    turns: list[list[int]] = []
-    for index, sequence in enumerate(sequences.tolist()):
-        turn = seen.get(sequence, 0)
-        seen[sequence] = turn + 1
-        if turn == len(turns):
-            turns.append([])
-        turns[turn].append(index)
-    return [torch.tensor(turn) for turn in turns]
+def _loss_without(
+    model: Model, where: Site, changes: tuple[Tensor, Tensor, Tensor, Tensor], inputs: Inputs, mean: Tensor
+) -> Tensor:
+    """Loss after each of n tokens, (n,), in a sequence of its own where as much as is along `own` is taken off.
+
+    Args:
+        changes: sequence and token of each, int64 (n,); `own` and what is taken off, float32 (n, D).
+    """
+    sequences, tokens, own, directions = changes
+    rows = torch.arange(len(sequences))
+
+    def change(values: Tensor) -> Tensor:
+        centred = values[rows, tokens].float().cpu() - mean
+        amount = (centred * own).sum(1, keepdim=True).clamp_min(0)
+        changed = values.clone()
+        changed[rows, tokens] -= (amount * directions).to(values)
+        return changed
+
+    chosen = {name: values[sequences.to(values.device)] for name, values in inputs.items()}
+    return next_token_loss(predict(model, chosen, where, change), chosen["input_ids"])[rows, tokens]
