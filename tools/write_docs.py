@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import compare_page
 import fidelity_page
 import typer.main
 from typer.cli import get_docs_for_click
@@ -60,7 +61,16 @@ def readme(text: str) -> str:
 
 def fidelity(text: str) -> str:
     """The page on fidelity with its tables made anew."""
-    for name, rows in fidelity_page.tables().items():
+    return _with(text, fidelity_page.tables())
+
+
+def comparing(text: str) -> str:
+    """The page on comparing with its tables made anew."""
+    return _with(text, compare_page.tables())
+
+
+def _with(text: str, tables: dict[str, Rows]) -> str:
+    for name, rows in tables.items():
         text = _between(text, name, "\n" + (markdown(rows) if rows else "Not measured yet.\n"))
     return text
 
@@ -116,6 +126,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "docs/results.md": results_page,
     "docs/scaling.md": scaling,
     "docs/fidelity.md": fidelity,
+    "docs/compare.md": comparing,
     "README.md": readme,
 }
 

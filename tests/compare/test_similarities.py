@@ -275,6 +275,8 @@ def test_fewer_rows_than_columns_are_refused_where_all_would_be_one(measure: str
         compare.similarity(a, b, measure)
     with pytest.raises(ShapeError, match="Whitening needs more rows"):
         compare.similarity(torch.randn(10, 15), torch.randn(10, 15), "cka", whiten=True)
+    with pytest.raises(ShapeError, match="Whitening needs more rows"):
+        compare.similarity(torch.randn(10, 15), torch.randn(10, 15), "overlap")
 
 
 def test_bad_input() -> None:
