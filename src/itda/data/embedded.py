@@ -26,7 +26,7 @@ _SKIPPED_FOLDERS = frozenset(
         "turtledemo",
     }
 )
-_SHORTEST_DOCUMENT = 100  # characters; shorter docstrings are one-liners that repeat each other
+_SHORTEST_DOCUMENT = 400  # characters; a run reads a window of each document, however little is in it
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
