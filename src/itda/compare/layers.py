@@ -7,20 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from itda import progress as progress_bars
 from itda.capturing import capture
 from itda.capturing.sampling import cut, ranked
 from itda.compare.layer_matching import LayerMatrix
 from itda.compare.linear_measures import Pair
-from itda.compare.overlaps import Candidates
+from itda.compare.overlaps import kinds_of
 from itda.compare.representations import Representation, sampled
 from itda.compare.similarities import Known, Measure, alike, measures, named
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus
 from itda.data.sources import Sources
-from itda.errors import CorpusError, OptionError, ShapeError
+from itda.errors import ActivationError, CorpusError, OptionError, ShapeError
 from itda.models.loading import Model, checked_model
 from itda.models.sites import KINDS
 from itda.options import flag, seed_number, whole
@@ -92,7 +91,7 @@ def between_layers(
     layers: Sequence[Layer], wanted: Sequence[Measure], *, atoms: int | None, whiten: bool, progress: bool
 ) -> dict[str, LayerMatrix]:
     """How alike layers at the same places are."""
-    kinds = kinds_of(layers[0].activations.sources)
+    kinds = kinds_of(*(layer.activations.sources for layer in layers))
     known = [Known(Representation.of(layer.activations, whiten=whiten), kinds, atoms=atoms) for layer in layers]
     count = len(layers)
     values = {measure.name: np.full((count, count), np.nan) for measure in wanted}
@@ -108,7 +107,7 @@ def between_layers(
                     continue
                 try:
                     table[first, second] = alike(measure, seen, known[first], known[second])
-                except ShapeError as error:
+                except (ShapeError, ActivationError) as error:
                     missing.setdefault(measure.name, str(error))
             advance(len(both))
     facts: dict[str, Any] = {} if atoms is None else {"atoms": atoms}
@@ -185,14 +184,6 @@ def _sites(model: Model, sites: str | Sequence[str]) -> list[str]:
         raise OptionError(f"sites must be one of {', '.join(KINDS)}, or a list of places. Got {sites!r}.")
     found = [site.name for site in model.sites() if site.name.startswith(f"{sites}.")]
     return found or [model.site(f"{sites}.0").name]  # which says what places there are
-
-
-def kinds_of(sources: Sources) -> Tensor:
-    """Of each row: its token and how far into its window it is, as one number; chance keeps both."""
-    candidates = Candidates.of(sources, "tokens")
-    kinds = torch.tensor([candidates.tokens, candidates.positions]).T
-    numbered: Tensor = torch.unique(kinds, dim=0, return_inverse=True)[1]
-    return numbered
 
 
 def _places(sources: Sources) -> dict[Place, int]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from itda.compare.known import known
-from itda.compare.layers import kinds_of, layers_at_common_places
-from itda.compare.nets import Nets
+from itda.compare.layers import layers_at_common_places
+from itda.compare.nets import Nets, beyond_chance, chances_of
+from itda.compare.overlaps import kinds_of
 from itda.compare.representations import Representation
 from itda.data.corpus import Corpus
 from itda.errors import OptionError
@@ -42,7 +43,7 @@ class ModelMatrix(Shown):
     jaccard: NDArray[np.float64]
     """(M, M): J."""
     expected: NDArray[np.float64]
-    """(M, M): E, had each as many rows of every token and position, but any of them."""
+    """(M, M): E, had each as many rows of every token and position and octave of rows, but any of them."""
     untrained: str | None
     """The model that is the null beside chance: it is in the matrix, and in no mean."""
     facts: dict[str, Any]
@@ -76,11 +77,12 @@ class ModelMatrix(Shown):
 
     def difference(self, *, seed: int = 0) -> tuple[float, Ends | None]:
         """Within less across, and 95 % by drawing models with replacement; None where draws hardly ever have both."""
-        drawn = np.random.default_rng(seed).multinomial(
-            len(self.models), np.full(len(self.models), 1 / len(self.models)), size=_RESAMPLES
-        )
+        trained = [index for index, name in enumerate(self.models) if name != self.untrained]
+        drawn = np.zeros((_RESAMPLES, len(self.models)))
+        shares = np.full(len(trained), 1 / len(trained))
+        drawn[:, trained] = np.random.default_rng(seed).multinomial(len(trained), shares, size=_RESAMPLES)
         found = []
-        for draw in drawn.astype(float):
+        for draw in drawn:
             means = []
             for pairs in (self._pairs(True), self._pairs(False)):
                 weights = [draw[i] * draw[j] for i, j in pairs]
@@ -162,7 +164,7 @@ def model_matrix(
     if untrained is not None and untrained not in names:
         raise OptionError(f"There is no model {untrained!r} among {', '.join(names)}.")
     given = models if isinstance(models, Mapping) else {model.id: model for model in models}
-    kinds = kinds_of(layers[0].activations.sources)
+    kinds = kinds_of(*(layer.activations.sources for layer in layers))
     unions = []
     for name in names:
         own = [layer for layer in layers if layer.model == name]
@@ -173,21 +175,18 @@ def model_matrix(
             for layer in own
         ]
         unions.append(torch.stack([net.members[0] for net in nets]).amax(0))
-    members = torch.stack(unions).double()
-    kept = nets[0].kinds
-    counts = torch.zeros((len(names), int(kept.max()) + 1), dtype=torch.float64).index_add_(1, kept, members)
-    sizes = torch.bincount(kept).double()
-    shared, chance = members @ members.T, (counts / sizes) @ counts.T
-    total = members.sum(1)
-    both = total[:, None] + total[None]
-    jaccard, expected = shared / (both - shared), chance / (both - chance)
+    chances = [chances_of(union[None], nets[0].kinds) for union in unions]
+    found = np.ones((3, len(names), len(names)))
+    for i, j in combinations_with_replacement(range(len(names)), 2):
+        values = beyond_chance((unions[i][None], unions[j][None]), (chances[i], chances[j]))
+        found[:, i, j] = found[:, j, i] = [float(value) for value in values]
     return ModelMatrix(
         models=names,
         architectures=tuple(_architecture(given[name]) for name in names),
-        atoms=tuple(int(count) for count in total),
-        values=((jaccard - expected) / (1 - expected)).numpy(),
-        jaccard=jaccard.numpy(),
-        expected=expected.numpy(),
+        atoms=tuple(int(union.sum()) for union in unions),
+        values=found[2],
+        jaccard=found[0],
+        expected=found[1],
         untrained=untrained,
         facts={"corpus": corpus.fingerprint, "tokens": len(layers[0].activations), "atoms": atoms, "seed": seed},
     )

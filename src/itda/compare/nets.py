@@ -21,6 +21,8 @@ _BLOCK = 1024  # rows whose cosines are computed together
 _FARTHEST = -2.0  # below any cosine
 _LEAST_GAP = 1e-4
 _TRIED = 61  # gaps at once, a bit of an integer each
+_ROUNDS = 10  # of fitting chances, far more than it takes
+_NO_CHOICE = 1e-9  # of chance below 1: every row is kept by both
 
 
 class Preset(NamedTuple):
@@ -74,33 +76,66 @@ class Nets:
         return numbered
 
     @cached_property
-    def counts(self) -> Tensor:
-        """Atoms of each kind, float64 (G, kinds)."""
-        counts = torch.zeros((len(self.members), int(self.kinds.max()) + 1), dtype=torch.float64)
-        counts.index_add_(1, self.kinds, self.members.double())
-        return counts
+    def chances(self) -> Tensor:
+        """How likely each row is to be an atom, whatever is in it, float64 (G, n)."""
+        return chances_of(self.members, self.kinds)
 
 
 def overlap(first: Nets, second: Nets) -> float:
     """How many atoms dictionaries of both have in common beyond chance, the mean over 21 scales.
 
     At each gap g, with J the Jaccard similarity of the rows kept by both and E what it would be had each kept as many
-    of every token and position, but any of them: (J - E) / (1 - E). Rows are taken in their order, and whitened.
-    Unchanged by every invertible affine map, so by all that size or spread could say. Source: Leask, Nanda & Al
-    Moubayed 2025, section 5, for Jaccard; Hubert & Arabie 1985 for the adjustment.
+    of every token and position, and as many of each octave of rows (the first are nearly all new), but any of them:
+    (J - E) / (1 - E). Rows are taken in their order, and whitened. Unchanged by every invertible affine map, so by all
+    that size or spread could say. Of Activations, chance keeps token and position; of bare rows, their order alone.
+    Source: Leask, Nanda & Al Moubayed 2025, section 5, for Jaccard; Hubert & Arabie 1985 for the adjustment.
     """
-    sizes = torch.bincount(first.kinds).double()
-    shared = (first.members * second.members).double().sum(1)
-    by_chance = (first.counts * second.counts / sizes).sum(1)
-    both = first.counts.sum(1) + second.counts.sum(1)
-    found, expected = shared / (both - shared), by_chance / (both - by_chance)
-    choice = expected < 1  # where all rows are kept by both, nothing was chosen
-    if not bool(choice.any()):
+    adjusted = beyond_chance((first.members, second.members), (first.chances, second.chances))[2]
+    known = adjusted[~adjusted.isnan()]
+    if not len(known):
         raise ShapeError(
             f"Each of the {len(first.kinds):,} rows is unlike all others, so every dictionary keeps every row. Take "
             "more rows than a few for every column."
         )
-    return float(((found - expected) / (1 - expected))[choice].mean())
+    return float(known.mean())
+
+
+def beyond_chance(members: tuple[Tensor, Tensor], chances: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Jaccard similarity of the atoms of two nets, what chance gives, and (J - E) / (1 - E), float64 (G,).
+
+    Args:
+        members: 1 for atoms, (G, n) each.
+        chances: from `chances_of`.
+    Returns: NaN in the last where chance gives all: every row of some kind was kept, nothing was chosen.
+    """
+    one, other = (part.double() for part in members)
+    shared, by_chance = (one * other).sum(1), (chances[0] * chances[1]).sum(1)
+    both = one.sum(1) + other.sum(1)
+    found, expected = shared / (both - shared), by_chance / (both - by_chance)
+    return found, expected, torch.where(expected < 1 - _NO_CHOICE, (found - expected) / (1 - expected), torch.nan)
+
+
+def chances_of(members: Tensor, kinds: Tensor) -> Tensor:
+    """How likely rows are to be atoms by their kind and by how many rows come before them, float64 (G, n).
+
+    A row of kind k in octave o of the rows is an atom with chance u_k v_o, such that each kind and each octave has as
+    many atoms as it has (iterative proportional fitting: Deming & Stephan 1940).
+
+    Args:
+        members: (G, n), 1 for atoms.
+        kinds: int64 (n,), numbered from 0.
+    """
+    octaves = torch.log2(torch.arange(members.shape[1]) + 1.0).long()
+    chances = torch.ones(members.shape, dtype=torch.float64)
+    tables = []
+    for groups in (octaves, kinds):  # the last is met to the end
+        wanted = torch.zeros((len(members), int(groups.max()) + 1), dtype=torch.float64)
+        tables.append((groups, wanted.index_add_(1, groups, members.double())))
+    for _ in range(_ROUNDS):
+        for groups, wanted in tables:
+            there = torch.zeros_like(wanted).index_add_(1, groups, chances)
+            chances = (chances * (wanted / there.clamp_min(1e-12))[:, groups]).clamp_max(1)
+    return chances
 
 
 def members_of(rows: Tensor, gaps: tuple[float, ...]) -> Tensor:

@@ -11,6 +11,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
+from torch import Tensor
+
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources
@@ -19,7 +22,7 @@ from itda.options import flag
 from itda.shown import Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -98,12 +101,25 @@ class Candidates(NamedTuple):
     @classmethod
     def of(cls, sources: Sources, level: Level) -> Candidates:
         """The candidates behind some sources."""
-        starts = [window.start for window in sources.windows]
-        into = (
-            int(start) - starts[window]
-            for start, window in zip(sources.char_start.tolist(), sources.window.tolist(), strict=True)
-        )
-        return cls(_keys(sources, level), sources.token_id.tolist(), [(far + 1).bit_length() for far in into])
+        return cls(_keys(sources, level), sources.token_id.tolist(), _positions(sources))
+
+
+def kinds_of(*several: Sources) -> Tensor:
+    """Of each of n rows, which have a token of each tokenizer: these and how far into its window it is, as one number.
+
+    Chance keeps both, of all tokenizers: a row is exchanged for one that is alike to every model.
+
+    Args:
+        several: of the same places, from one model or more.
+    Returns: int64 (n,), numbered from 0.
+    """
+    columns: list[Tensor] = []
+    for sources in several:
+        for column in (sources.token_id, torch.tensor(_positions(sources))):
+            if not any(torch.equal(column, other) for other in columns):
+                columns.append(column)
+    numbered: Tensor = torch.unique(torch.stack(columns, 1), dim=0, return_inverse=True)[1]
+    return numbered
 
 
 def overlap(
@@ -131,6 +147,8 @@ def overlap(
         _check_named(one)
     differs = tuple(_differences(*both))
     if untrained is not None:
+        if _tokenizer(untrained) not in (_tokenizer(first), _tokenizer(second)):
+            raise MismatchError("The untrained model has another tokenizer than both: it is no null for either.")
         differs += tuple(f"of the untrained model: {found}" for found in _differences(first, untrained))
     if differs and not anyway:
         raise MismatchError(
@@ -156,7 +174,7 @@ def overlap(
     if not all(sets):
         raise MismatchError("No atom of one of these dictionaries is at a place that the other could have taken.")
     if known is not None and common is not None:
-        by_chance, strata = _matches(sets, known[0], common, begun), "token and position"
+        by_chance, strata = _matches(sets, known, common, begun), "token and position"
     else:
         by_chance, strata = _token_matches(both, begun), "token"
     jaccard, expected = shared / union, by_chance / (len(sets[0]) + len(sets[1]) - by_chance)
@@ -234,24 +252,38 @@ def _begun_with(dictionary: Dictionary, level: Level) -> set[Place]:
     return set(_keys(dictionary.sources, level)[: dictionary.width])
 
 
-def _matches(sets: list[set[Place]], known: Candidates, common: set[Place], begun: set[Place]) -> float:
+def _positions(sources: Sources) -> list[int]:
+    """How far into its window each token is, in powers of two of characters."""
+    starts = [window.start for window in sources.windows]
+    return [
+        (int(start) - starts[window] + 1).bit_length()
+        for start, window in zip(sources.char_start.tolist(), sources.window.tolist(), strict=True)
+    ]
+
+
+def _matches(sets: list[set[Place]], known: Sequence[Candidates], common: set[Place], begun: set[Place]) -> float:
     """Shared places in the mean, were the atoms of each any candidates of the same tokens at the same positions."""
-    kinds = dict(zip(known.places, zip(known.tokens, known.positions, strict=True), strict=True))
+    kinds: dict[Place, tuple[tuple[int, int], ...]] = dict.fromkeys(common, ())
+    for one in known:
+        for place, token, position in zip(*one, strict=True):
+            if place in common:
+                kinds[place] += ((token, position),)
     there = Counter(kinds[place] for place in common - begun)
     taken = [Counter(kinds[place] for place in places) for places in sets]
     return _expected(taken, there)
 
 
 def _token_matches(both: tuple[Dictionary, Dictionary], begun: set[Place]) -> float:
-    """The same by token alone, with the counts that a dictionary keeps."""
-    means = both[0].token_means
-    if means is None:
-        raise OptionError(
-            "This dictionary has no token counts: give candidates=, the sources of what it was built from."
-        )
-    there = Counter(dict(zip(means.token_ids.tolist(), means.counts.tolist(), strict=True)))
+    """The same by token alone, with the counts that dictionaries keep: of one built from more tokens, those."""
+    there: Counter[int] = Counter()
     taken = []
     for one in both:
+        if one.token_means is None:
+            raise OptionError(
+                "This dictionary has no token counts: give candidates=, the sources of what it was built from."
+            )
+        means = one.token_means
+        there |= Counter(dict(zip(means.token_ids.tolist(), means.counts.tolist(), strict=True)))
         tokens = dict(zip(_keys(one.sources, "tokens"), one.sources.token_id.tolist(), strict=True))
         taken.append(Counter(token for place, token in tokens.items() if place not in begun))
     there.subtract(token for place, token in tokens.items() if place in begun)
@@ -259,4 +291,9 @@ def _token_matches(both: tuple[Dictionary, Dictionary], begun: set[Place]) -> fl
 
 
 def _expected(taken: list[Counter[Any]], there: Mapping[Any, int]) -> float:
-    return sum(count * taken[1][kind] / max(there[kind], 1) for kind, count in taken[0].items())
+    """Of each kind, so many of all there are were taken by each; they cannot be fewer than were taken."""
+    return sum(
+        count * taken[1][kind] / max(there[kind], count, taken[1][kind])
+        for kind, count in taken[0].items()
+        if taken[1][kind]
+    )

@@ -46,12 +46,18 @@ class Sample:
     def ranks(self) -> Tensor:
         """Ranks of the distances, less their mean, at length 1."""
         ranks = torch.from_numpy(rankdata(self.distances.numpy()))
+        if ranks.min() == ranks.max():
+            raise ShapeError("All rows are as far from each other: their distances have no order to compare.")
         return torch.nn.functional.normalize(ranks - ranks.mean(), dim=0).float()
 
     @cached_property
     def kernel(self) -> Tensor:
         """exp(-d² / 2s²) of all pairs, rows and columns less their means, at Frobenius norm 1, float32 (n, n)."""
         width = _BANDWIDTH * self.distances.median()
+        if not width:
+            raise ShapeError(
+                "Most of these rows are the same: the median of their distances, the width of a kernel, is 0."
+            )
         kernel = torch.exp(-torch.cdist(self.rows, self.rows).square_().div_(2 * width**2))
         kernel -= kernel.mean(0)
         kernel -= kernel.mean(1, keepdim=True)
@@ -148,7 +154,9 @@ def codes(first: Sample, second: Sample) -> float:
 
 
 def _mean_cosine(first: Tensor, second: Tensor) -> float:
-    return float((first * second).sum(1).double().mean())
+    """Of rows at length 1; two that are zero, such as codes without atoms, are the same."""
+    nothing = ~first.any(1) & ~second.any(1)
+    return float(((first * second).sum(1) + nothing).double().mean())
 
 
 def _others(count: int, anchors: Tensor) -> Tensor:

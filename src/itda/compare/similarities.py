@@ -1,6 +1,7 @@
 """The one door to measures of similarity."""
 
 import difflib
+import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from itda.compare import nets, sampled_measures, scalars
 from itda.compare.linear_measures import Pair
+from itda.compare.overlaps import kinds_of
 from itda.compare.representations import Representation
 from itda.compare.sampled_measures import Sample
-from itda.errors import OptionError
+from itda.data.activations import Activations
+from itda.errors import OptionError, ShapeError
 from itda.options import flag
 
 Looks = Literal["nets", "sums", "sample", "scalar"]
@@ -98,9 +101,10 @@ def similarity(rows_a: Any, rows_b: Any, measure: str = "cka", *, whiten: bool =
     """
     wanted = named(measure)
     flag("whiten", whiten)
-    first, second = (
-        Known(Representation.of(rows, name, whiten=whiten)) for rows, name in ((rows_a, "rows_a"), (rows_b, "rows_b"))
-    )
+    named_rows = {"rows_a": rows_a, "rows_b": rows_b}
+    sources = [rows.sources for rows in named_rows.values() if isinstance(rows, Activations)]
+    kinds = kinds_of(*sources) if len(sources) == 2 and len(rows_a) == len(rows_b) else None
+    first, second = (Known(Representation.of(rows, name, whiten=whiten), kinds) for name, rows in named_rows.items())
     return alike(wanted, Pair(first.representation, second.representation), first, second)
 
 
@@ -122,7 +126,7 @@ def named(measure: str) -> Measure:
 
     Raises: OptionError with those there are.
     """
-    if measure not in _MEASURES:
+    if not isinstance(measure, str) or measure not in _MEASURES:
         near = difflib.get_close_matches(str(measure), _MEASURES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise OptionError(f"There is no measure {measure!r}.{hint} There are {', '.join(_MEASURES)}.")
@@ -139,4 +143,6 @@ def alike(wanted: Measure, pair: Pair, first: Known, second: Known) -> float:
         value = wanted.function(first.sample, second.sample)
     else:
         value = scalars.ratio(first.scalar(wanted), second.scalar(wanted))
+    if not math.isfinite(value):
+        raise ShapeError(f"{wanted.name} of these rows is {value}: too few of them, or too many that are the same.")
     return min(1.0, value)  # rounding can end a hair above
