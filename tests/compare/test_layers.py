@@ -75,9 +75,19 @@ def test_two_tokenizers_meet_where_tokens_of_both_end(data, stories):
     assert len(first) == len(second) == 300
     for one, other in zip(first.sources, second.sources, strict=True):
         assert (one.document, one.char_end, one.window_start) == (other.document, other.char_end, other.window_start)
-        assert one.before.endswith(other.before[-5:]) or one.token.endswith(other.token)
+        assert one.token.endswith(other.token) or other.token.endswith(one.token)
     matrix = compare.layer_matrix(models, stories, measure="cka", sites=["resid_post.1"], tokens=300, progress=False)
     assert 0.05 < matrix.values[0, 1] < 1
+    assert 0.3 < matrix.facts["common"] < 0.7
+    assert {one.window_start for one in first.sources} - {0}, "not only beginnings of documents"
+    swapped = compare.layer_matrix(
+        dict(reversed(models.items())), stories, measure="overlap", sites=["resid_post.1"], tokens=300, progress=False
+    )
+    same = compare.layer_matrix(models, stories, measure="overlap", sites=["resid_post.1"], tokens=300, progress=False)
+    assert swapped.values[0, 1] == pytest.approx(same.values[0, 1])
+    some = Corpus.from_texts([document.text for document in stories][:5])
+    with pytest.raises(CorpusError, match="at which a token of every model ends"):
+        compare.layer_matrix(models, some, measure="cka", sites=["resid_post.1"], tokens=5000, progress=False)
 
 
 def test_bad_input(two, model):
@@ -89,6 +99,16 @@ def test_bad_input(two, model):
         compare.layer_matrix(two, CORPUS, measure="similarity")
     with pytest.raises(OptionError, match="list of names"):
         compare.layer_matrices(two, CORPUS, measures="cka")
+    with pytest.raises(OptionError, match="list of names"):
+        compare.layer_matrices(two, CORPUS, measures=[])
+    with pytest.raises(OptionError, match="no measure"):
+        compare.layer_matrix(two, CORPUS, measure=["cka"])
+    with pytest.raises(OptionError, match="a list or a mapping"):
+        compare.layer_matrix(model, CORPUS, measure="cka")
+    with pytest.raises(OptionError, match="sites must be one of"):
+        compare.layer_matrix(two, CORPUS, measure="cka", sites=3)
+    with pytest.raises(CorpusError, match="itda.Corpus"):
+        compare.layer_matrix(two, "text", measure="cka")
     with pytest.raises(OptionError, match="sites must be one of"):
         compare.layer_matrix(two, CORPUS, measure="cka", sites="residual")
     with pytest.raises(SiteError, match="layers 0 to 2"):

@@ -1,5 +1,6 @@
 """Dictionaries in other models, and codes read there: exact where it must be, counted where it cannot be."""
 
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -81,22 +82,40 @@ def test_a_transplant_is_saved_as_a_dictionary(model, other, tmp_path):
 def test_another_tokenizer_reads_the_text_of_each_window(data, stories, llama):
     some = Corpus.from_texts([document.text for document, _ in zip(stories, range(20), strict=False)])
     characters = itda.load_model(data / "models" / "babyllama-char105")
-    dictionary = itda.build(llama, some, site="resid_post.2", atoms=64, method="random", progress=False)
-    there = compare.transplant(dictionary, characters, some, progress=False)
-    assert 0 < there.dropped < 10
-    assert len(there) == len(there.kept) == 64 - there.dropped
+    dictionary = itda.build(characters, some, site="resid_post.2", atoms=128, method="random", progress=False)
+    there = compare.transplant(dictionary, llama, some, progress=False)
+    assert 10 < there.dropped < 100  # most characters are no end of a word or a piece of one
+    assert len(there) == len(there.kept) == 128 - there.dropped
     assert f"{there.dropped} others end where no token" in there.build.notes[1]
     keys = dictionary.sources.keys()
     assert there.sources.keys() == [keys[atom] for atom in there.kept.tolist()]
     for atom in (0, len(there) - 1):
         source = dictionary.sources[int(there.kept[atom])]
         read = itda.capture(
-            characters, Corpus.from_texts([source.before + source.token + source.after]), "resid_post.2",
-            window=characters.positions, sinks="keep", progress=False,
+            llama, Corpus.from_texts([source.before + source.token + source.after]), "resid_post.2",
+            window=llama.positions, sinks="keep", progress=False,
         )  # fmt: skip
         ends = {end: row for row, (_, end) in enumerate(read.sources.keys())}
         row = read.rows[ends[source.char_end - source.window_start]]
         assert torch.allclose(there.activations[atom], row, atol=1e-4)
+
+
+def test_a_text_too_long_for_the_other_model_is_read_in_stretches_that_overlap(data, gpt2):
+    """Windows of 128 tokens are 500 characters; the other model has 256 positions, one for each."""
+    text = Corpus.from_texts(json.loads((data / "text" / "tinystories_1000.json").read_text())[:12])
+    characters = itda.load_model(data / "models" / "babyllama-char105")
+    dictionary = itda.build(gpt2, text, site="resid_post.3", atoms=300, tokens=600, method="random", progress=False)
+    there = compare.transplant(dictionary, characters, text, "resid_post.2", progress=False)
+    into = [source.char_end - source.window_start for source in there.sources]
+    assert there.dropped < 6
+    assert max(into) > 400
+    for atom in sorted(range(len(there)), key=lambda atom: -into[atom])[:3]:
+        source = there.sources[atom]
+        whole = source.before + source.token
+        alone = Corpus.from_texts([whole[-240:]])
+        read = itda.capture(characters, alone, "resid_post.2", window=256, sinks="keep", progress=False)
+        nearest = torch.nn.functional.cosine_similarity(read.rows[-1], there.activations[atom], dim=0)
+        assert nearest > 0.95  # as much context, from another character on
 
 
 def planted(rows, linear, kept=None):

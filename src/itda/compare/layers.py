@@ -1,6 +1,5 @@
 """How alike all layers of several models are, from one pass of each model over the same text."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations_with_replacement, product
 from typing import Any, NamedTuple
@@ -10,23 +9,22 @@ import torch
 
 from itda import progress as progress_bars
 from itda.capturing import capture
-from itda.capturing.sampling import cut, ranked
+from itda.compare.common_places import at_common_places
 from itda.compare.layer_matching import LayerMatrix
 from itda.compare.linear_measures import Pair
 from itda.compare.overlaps import kinds_of
-from itda.compare.representations import Representation, sampled
+from itda.compare.representations import Representation
 from itda.compare.similarities import Known, Measure, alike, measures, named
 from itda.data.activations import Activations
-from itda.data.corpus import Corpus
+from itda.data.corpus import Corpus, checked_corpus
 from itda.data.sources import Sources
-from itda.errors import ActivationError, CorpusError, OptionError, ShapeError
+from itda.errors import ActivationError, OptionError, ShapeError
 from itda.models.loading import Model, checked_model
 from itda.models.sites import KINDS
 from itda.options import flag, seed_number, whole
 
-_AT_FIRST = 64  # documents
 Place = tuple[str, int, int]
-"""Document id, where the window starts, where the token ends: one token in one context, whatever the tokenizer."""
+"""Document id, where the window starts, the number of the token: one token in one context."""
 
 
 class Layer(NamedTuple):
@@ -35,6 +33,8 @@ class Layer(NamedTuple):
     model: str
     site: str
     activations: Activations
+    common: float
+    """Share of the tokens read at which tokens of all models end; 1 with one tokenizer."""
 
 
 def layer_matrix(
@@ -81,6 +81,7 @@ def layer_matrices(
         whole("atoms", atoms)
     layers = layers_at_common_places(models, corpus, sites=sites, tokens=tokens, seed=seed, progress=progress)
     facts = {"corpus": corpus.fingerprint, "tokens": len(layers[0].activations), "seed": seed}
+    facts["common"] = layers[0].common
     found = between_layers(layers, wanted, atoms=atoms, whiten=whiten, progress=progress)
     for matrix in found.values():
         matrix.facts.update(facts)
@@ -139,34 +140,39 @@ def layers_at_common_places(
     """
     whole("tokens", tokens)
     seed_number(seed)
+    checked_corpus(corpus)
     by_name = _by_name(models)
-    one_tokenizer = len({model.record.tokenizer for model in by_name.values()}) == 1
-    if not one_tokenizer:
-        corpus = _with_enough_common(by_name, corpus, tokens, seed)
-    found = []
-    for name, model in by_name.items():
-        wanted = tokens if one_tokenizer else None
-        rows = capture(model, corpus, _sites(model, sites), tokens=wanted, seed=seed, progress=progress)
-        found += [Layer(name, site, activations) for site, activations in rows.items()]
-    where = [_places(layer.activations.sources) for layer in found]
-    common = set(where[0]).intersection(*where[1:])
-    order = [place for place in where[0] if place in common]
-    kept = [order[index] for index in sampled(len(order), tokens).tolist()]
-    if not kept:
-        raise CorpusError(f"No token of {corpus.name} ends where one of every model does. Give more or longer texts.")
+    where = {name: _sites(model, sites) for name, model in by_name.items()}
+    if len({model.record.tokenizer for model in by_name.values()}) > 1:
+        with progress_bars.bar("read", None, show=progress):
+            read, share = at_common_places(by_name, where, corpus, tokens=tokens, seed=seed)
+        return [Layer(name, site, one, share) for name, found in read.items() for site, one in found.items()]
+    layers = [
+        Layer(name, site, activations, 1.0)
+        for name, model in by_name.items()
+        for site, activations in capture(
+            model, corpus, where[name], tokens=tokens, seed=seed, progress=progress
+        ).items()
+    ]
+    # Sinks were left out by each model and place for itself, and other tokens taken
+    places = [_places(layer.activations.sources) for layer in layers]
+    common = set(places[0]).intersection(*places[1:])
+    kept = [place for place in places[0] if place in common]
     return [
-        layer._replace(activations=layer.activations.select(torch.tensor([places[place] for place in kept])))
-        for layer, places in zip(found, where, strict=True)
+        layer._replace(activations=layer.activations.select(torch.tensor([own[place] for place in kept])))
+        for layer, own in zip(layers, places, strict=True)
     ]
 
 
 def _wanted(names: Sequence[str] | None) -> list[Measure]:
-    if isinstance(names, str):
+    if isinstance(names, str) or (names is not None and not names):
         raise OptionError(f"measures must be a list of names. Got {names!r}; use layer_matrix for one.")
     return [named(name) for name in (measures() if names is None else names)]
 
 
 def _by_name(models: Sequence[Model] | Mapping[str, Model]) -> dict[str, Model]:
+    if not isinstance(models, Mapping | Sequence):
+        raise OptionError(f"models must be a list or a mapping of models. Got {type(models).__name__}.")
     if not isinstance(models, Mapping):
         given = [checked_model(model) for model in models]
         models = {model.id: model for model in given}
@@ -178,6 +184,8 @@ def _by_name(models: Sequence[Model] | Mapping[str, Model]) -> dict[str, Model]:
 
 
 def _sites(model: Model, sites: str | Sequence[str]) -> list[str]:
+    if not isinstance(sites, str | Sequence) or not sites:
+        raise OptionError(f"sites must be one of {', '.join(KINDS)}, or a list of places. Got {sites!r}.")
     if not isinstance(sites, str):
         return [model.site(site).name for site in sites]
     if sites not in KINDS:
@@ -187,23 +195,9 @@ def _sites(model: Model, sites: str | Sequence[str]) -> list[str]:
 
 
 def _places(sources: Sources) -> dict[Place, int]:
-    """Where the row of each place is; of several tokens that end there, the last."""
+    """Which row each place has."""
     windows = sources.windows
     return {
-        (windows[window].document, windows[window].start, end): row
-        for row, (window, end) in enumerate(zip(sources.window.tolist(), sources.char_end.tolist(), strict=True))
+        (windows[window].document, windows[window].start, token): row
+        for row, (window, token) in enumerate(zip(sources.window.tolist(), sources.token_index.tolist(), strict=True))
     }
-
-
-def _with_enough_common(models: Mapping[str, Model], corpus: Corpus, tokens: int, seed: int) -> Corpus:
-    """So many documents that tokens of all models end at enough common places, or all there are."""
-    order, chosen, common = ranked(corpus.ids, seed), set[str](), 0
-    while len(chosen) < len(order) and common < tokens:
-        group = set(order[len(chosen) : 2 * len(chosen) + _AT_FIRST])
-        ends: dict[str, list[set[tuple[int, int]]]] = defaultdict(list)
-        for model in models.values():
-            for document, windows in cut(model, corpus, group, length=model.window, bos=None):
-                ends[document.id].append({(window.start, end) for window in windows for end in window.ends.tolist()})
-        common += sum(len(set.intersection(*sets)) for sets in ends.values() if len(sets) == len(models))
-        chosen |= group
-    return Corpus(lambda: (document.text for document in corpus if document.id in chosen), corpus.name)

@@ -1,9 +1,10 @@
 """The same places of the same texts in another model: by token where the tokenizer is the same, else by character."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class Stretch(NamedTuple):
     part: TokenWindow
     first: int
     """Character of the document from which those of `part` are counted."""
+    after: int
+    """Character of the document up to which places are read in an earlier stretch of the window."""
 
 
 class Reading(NamedTuple):
@@ -46,7 +49,7 @@ class Reading(NamedTuple):
         """The model's own tokens at these places."""
         columns: list[tuple[int, int, int, int]] = []
         for sequence, token in zip(self.sequences.tolist(), self.tokens.tolist(), strict=True):
-            _, part, first = self.stretches[sequence]
+            _, part, first, _ = self.stretches[sequence]
             ends = int(part.starts[token]) + first, int(part.ends[token]) + first
             columns.append((*ends, int(part.token_ids[token]), int(part.index[token])))
         start, end, token_id, index = torch.tensor(columns, dtype=torch.int64).reshape(-1, 4).T
@@ -82,7 +85,7 @@ def readings(model: Model, sources: Sources, corpus: Corpus, named: Provenance) 
     if alike:
         stretches = _as_cut_before(model, corpus, of_window, length, named.capture.get("bos"))
     else:
-        stretches = _of_text(model, of_window)
+        stretches = stretches_of_text(model, of_window)
     for group in in_groups(stretches, CANONICAL_BATCH):
         parts = [stretch.part for stretch in group]
         if alike:
@@ -98,22 +101,24 @@ def readings(model: Model, sources: Sources, corpus: Corpus, named: Provenance) 
 
 
 def read_at(
-    model: Model, site: str, sources: Sources, corpus: Corpus, named: Provenance
-) -> tuple[Tensor, Tensor, Sources]:
-    """The activations of another model at some places.
+    model: Model, sites: Sequence[str], sources: Sources, corpus: Corpus, named: Provenance
+) -> tuple[Tensor, dict[str, Tensor], Sources]:
+    """The activations of another model at some places, from one pass.
 
-    Args: as `readings`; site: where in the model.
-    Returns: the places at which one of its tokens ends too, int64 (n,), ascending; float32 (n, D); its tokens.
+    Args: as `readings`; sites: where in the model.
+    Returns: the places at which one of its tokens ends too, int64 (n,), ascending; site -> float32 (n, D); its tokens.
     """
-    where = model.site(site)
-    places, rows, tokens = [], [], []
+    where = [model.site(site) for site in sites]
+    rows: dict[str, list[Tensor]] = {site.name: [] for site in where}
+    places, tokens = [], []
     for reading in readings(model, sources, corpus, named):
-        values = model.read(reading.inputs, [where])[where.name]
+        for name, values in model.read(reading.inputs, where).items():
+            rows[name].append(values[reading.sequences, reading.tokens].float().cpu())
         places.append(reading.places)
-        rows.append(values[reading.sequences, reading.tokens].float().cpu())
         tokens.append(reading.sources)
     order = torch.argsort(torch.cat(places))
-    return torch.cat(places)[order], torch.cat(rows)[order], Sources.concatenate(tokens).select(order)
+    found = {name: torch.cat(parts)[order] for name, parts in rows.items()}
+    return torch.cat(places)[order], found, Sources.concatenate(tokens).select(order)
 
 
 def _as_cut_before(
@@ -123,15 +128,32 @@ def _as_cut_before(
     for document, parts in cut(model, corpus, {window.document for window in wanted}, length=length, bos=bos):
         for part in parts:
             if (document.id, part.start) in known:
-                yield Stretch(known[document.id, part.start], part, 0)
+                yield Stretch(known[document.id, part.start], part, 0, 0)
 
 
-def _of_text(model: Model, wanted: Mapping[Window, Any]) -> Iterator[Stretch]:
+def stretches_of_text(model: Model, wanted: Iterable[Window]) -> Iterator[Stretch]:
+    """Windows as a model with another tokenizer reads them; a text that is too long for it in several stretches."""
     length = min(model.positions, _LONGEST)
     for group in in_groups(wanted, CANONICAL_BATCH):
         cuts = tokenizing.windows(model, [window.text for window in group], length=length)
         for window, parts in zip(group, cuts, strict=True):
-            yield from (Stretch(window, part, window.start) for part in parts[:1])
+            if parts:
+                yield Stretch(window, parts[0], window.start, window.start)
+                yield from _rest(model, window, parts, length)
+
+
+def _rest(model: Model, window: Window, parts: Sequence[TokenWindow], length: int) -> Iterator[Stretch]:
+    """What comes after the first stretch; each begins half a length before it, so that no place is without context."""
+    starts = np.concatenate([part.starts[~part.special] for part in parts])
+    ends = np.concatenate([part.ends[~part.special] for part in parts])
+    end = int(parts[0].ends.max())
+    while end < ends[-1]:
+        begin = int(starts[max(0, int((ends <= end).sum()) - length // 2)])
+        part = tokenizing.windows(model, [window.text[begin:]], length=length)[0][0]
+        yield Stretch(window, part, window.start + begin, window.start + end)
+        if begin + int(part.ends.max()) <= end:  # a single token longer than all that can be read
+            return
+        end = begin + int(part.ends.max())
 
 
 def _tokens(stretch: Stretch, alike: bool) -> dict[tuple[int, int], int]:
@@ -139,7 +161,13 @@ def _tokens(stretch: Stretch, alike: bool) -> dict[tuple[int, int], int]:
     part = stretch.part
     if alike:
         return {key: token for token, key in enumerate(zip(part.index.tolist(), part.token_ids.tolist(), strict=True))}
-    return {(end + stretch.first, 0): token for token, end in enumerate(part.ends.tolist()) if not part.special[token]}
+    return {(end, 0): token for end, token in ends_of(stretch).items()}
+
+
+def ends_of(stretch: Stretch) -> dict[int, int]:
+    """Which token ends at each character of the document, of those that are read here; the last if several do."""
+    ends = (stretch.part.ends + stretch.first).tolist()
+    return {end: token for token, end in enumerate(ends) if end > stretch.after and not stretch.part.special[token]}
 
 
 def _key(sources: Sources, place: int, alike: bool) -> tuple[int, int]:

@@ -110,7 +110,7 @@ def follow(
     with progress_bars.bar("checkpoints", len(checkpoints), show=progress) as advance:
         for name, model in _models(checkpoints, last, load):
             there = transplant(dictionary, model, corpus, where, tokens=tokens, progress=False)
-            _, rows, _ = read_at(model, where, held_out.sources, text, held_out.provenance)
+            rows = read_at(model, [where], held_out.sources, text, held_out.provenance)[1][where]
             found.append(
                 Checkpoint(
                     name=name,

@@ -40,7 +40,8 @@ class Transplant(Dictionary):
 
     @property
     def dropped(self) -> int:
-        """Atoms of the original that end where no token of the other model does."""
+        """Atoms of the original that end where no token of the other model does, or are its mean; `build.notes` says
+        how many are which."""
         return len(self.original) - len(self)
 
     @classmethod
@@ -64,7 +65,8 @@ def transplant(
     """The same named atoms in another model: its activations at the same places of the same texts.
 
     Exact for atoms that are activations and for mixtures of them. Where tokenizers differ, the other model reads the
-    text of each window by itself, and atoms at whose end none of its tokens ends are dropped and counted.
+    text of each window by itself (one too long for it in stretches that overlap by half), and atoms at whose end none
+    of its tokens ends are dropped and counted.
 
     Args:
         dictionary: of one model; atoms that a text names.
@@ -98,17 +100,18 @@ def transplant(
     )
     if len(rest) < dictionary.coding.steps:
         raise MismatchError(
-            f"Only {len(rest):,} of {len(dictionary):,} atoms end where a token of {model.id!r} does, fewer than the "
-            f"{dictionary.coding.steps} steps of a code."
+            f"Only {len(rest):,} of {len(dictionary):,} atoms end where a token of {model.id!r} does and are not its "
+            f"mean, fewer than the {dictionary.coding.steps} steps of a code."
         )
     units, norms = unit_and_norm(offsets[rest])
     kept, prepared = atoms.kept[rest], prepare(units)
     some = sample.rows[evenly(len(sample), _SAMPLE)] - mean
     coding = calibrated(dictionary.coding.asked, some, prepared)
     codes = pursue(some, prepared, coding)
-    lost = len(dictionary) - len(kept)
+    homeless, zero = len(dictionary) - len(atoms.kept), len(atoms.kept) - len(kept)
     notes = [f"The atoms were chosen in {dictionary.model_id!r} at {dictionary.site!r}."]
-    notes += [f"{lost:,} others end where no token of this model does."] if lost else []
+    notes += [f"{homeless:,} others end where no token of this model does."] if homeless else []
+    notes += [f"{zero:,} others are the mean of this model's activations."] if zero else []
     return Transplant(
         atoms=prepared.atoms.clone(),
         norms=norms,
@@ -151,17 +154,18 @@ def _carried(dictionary: Dictionary, model: Model, corpus: Corpus, site: str) ->
     assert dictionary.provenance is not None
     mixed = dictionary.mixtures
     if mixed is None:
-        return _Carried(*read_at(model, site, dictionary.sources, corpus, dictionary.provenance), None)
-    places, rows, sources = read_at(model, site, mixed.sources, corpus, dictionary.provenance)
-    found = torch.full((len(mixed.sources),), -1)
-    found[places] = torch.arange(len(places))
-    found = found.reshape(mixed.weights.shape)
-    kept = torch.nonzero(((found >= 0) | (mixed.weights == 0)).all(1))[:, 0]
+        places, found, sources = read_at(model, [site], dictionary.sources, corpus, dictionary.provenance)
+        return _Carried(places, found[site], sources, None)
+    places, read, sources = read_at(model, [site], mixed.sources, corpus, dictionary.provenance)
+    row = torch.full((len(mixed.sources),), -1)
+    row[places] = torch.arange(len(places))
+    row = row.reshape(mixed.weights.shape)
+    kept = torch.nonzero(((row >= 0) | (mixed.weights == 0)).all(1))[:, 0]
     # An ingredient without weight stands for the first one: see Mixtures
-    found = torch.where(found[kept] < 0, found[kept, :1], found[kept])
+    row = torch.where(row[kept] < 0, row[kept, :1], row[kept])
     weights = mixed.weights[kept]
-    mixtures = Mixtures(weights, sources.select(found.flatten()))
-    return _Carried(kept, torch.einsum("ap,apd->ad", weights, rows[found]), mixtures.largest, mixtures)
+    mixtures = Mixtures(weights, sources.select(row.flatten()))
+    return _Carried(kept, torch.einsum("ap,apd->ad", weights, read[site][row]), mixtures.largest, mixtures)
 
 
 def _sample(named: Provenance, model: Model, corpus: Corpus, site: str, tokens: int, progress: bool) -> Activations:
