@@ -28,6 +28,11 @@ def test_layers(run):
     document = json.loads(run("compare", "layers", "model", "other", *text, "--measure", "cka", "--json"))
     assert document["cka"]["matching"]["decisions"] == 6
     assert document["cka"]["matrix"]["values"][0][0] == pytest.approx(1)
+    assert {"cka", "median_norm"} < document.keys()  # what any measure should beat is always there
+    assert "matching" in document["median_norm"]
+    few = ("--corpus", "texts.json", "--tokens", 20, "--measure", "cca", "--json")
+    assert json.loads(run("compare", "layers", "model", "other", *few))["cca"]["matching"]["accuracy"] is None
+    assert ".svg, .png or .pdf" in run("compare", "layers", "model", "other", *text, "--plot", "a.gif", code=2)
 
 
 def test_a_measure_that_cannot_be_computed_says_why(run):
@@ -62,6 +67,13 @@ def test_dictionaries(run):
     assert "the corpus is" in run("compare", "dictionaries", "a", "c", code=2)
     assert "differs: the corpus" in run("compare", "dictionaries", "a", "c", "--anyway")
     assert "itda compare dictionaries" in run("compare", "dictionaries", "--help")
+    for model in ("model", "other"):
+        capture = ("--corpus", "texts.json", "--site", "resid_post.1", "--out", f"{model} store")
+        run("capture", model, *capture)
+        run("build", "--store", f"{model} store", "--atoms", 30, "--steps", 2, "--out", f"{model} built")
+    stores = ("--store", "model store", "--store", "other store")
+    found = json.loads(run("compare", "dictionaries", "model built", "other built", *stores, "--json"))
+    assert found["strata"] == "token and position"
 
 
 def test_translate(run):

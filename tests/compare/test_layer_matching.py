@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from itda.compare import LayerMatrix, match_layers, paired_difference
+from itda.compare import LayerMatrix, accuracy_table, match_layers, paired_difference
 from itda.errors import OptionError, ShapeError
 
 DEPTH = 4
@@ -32,6 +32,13 @@ def test_perfect_and_self_pairs_do_not_count():
     assert match_layers(blind).accuracy == 1
 
 
+def test_what_is_no_matching_is_refused():
+    with pytest.raises(OptionError, match="match_layers returns"):
+        paired_difference("overlap", "cka")
+    with pytest.raises(OptionError, match="match_layers returns"):
+        accuracy_table([3])
+
+
 def test_ties_are_misses():
     same = matrix(values=np.ones((12, 12)))
     found = match_layers(same)
@@ -45,7 +52,7 @@ def test_a_layer_off_by_one_is_a_miss_of_one():
     shifted.values[:DEPTH, DEPTH:] = np.roll(np.eye(DEPTH), 1, axis=1)
     shifted.values[DEPTH:, :DEPTH] = np.eye(DEPTH)
     found = match_layers(shifted)
-    assert found.pairs == {("m0", "m1"): (0, 4), ("m1", "m0"): (4, 4)}
+    assert found.pairs == {("m0", "m1"): (False,) * 4, ("m1", "m0"): (True,) * 4}
     assert found.accuracy == 0.5
     assert found.mean_miss == pytest.approx((1 + 1 + 1 + 3) / 8)
 
@@ -58,8 +65,20 @@ def test_what_is_missing_is_no_decision():
     nothing = match_layers(matrix(values=np.full((12, 12), np.nan)))
     assert nothing.decisions == 0
     assert math.isnan(nothing.accuracy)
+    assert nothing.to_dict()["accuracy"] is None
     assert holes.to_dict()["values"][0][5] is None
-    json.dumps([holes.to_dict(), found.to_dict()], allow_nan=False)
+    json.dumps([holes.to_dict(), found.to_dict(), nothing.to_dict()], allow_nan=False)
+
+
+def test_a_measure_gains_nothing_by_being_silent():
+    """Where one says nothing, the other's answer does not count either."""
+    wrong = matrix(models=3)
+    wrong.values[0, DEPTH : 2 * DEPTH] = [0, 9, 0, 0]
+    silent = matrix(models=3)
+    silent.values[0, DEPTH] = np.nan
+    first, second = match_layers(silent), match_layers(wrong)
+    assert (first.accuracy, second.accuracy) == (1, 23 / 24)
+    assert paired_difference(first, second)[0] == 0
 
 
 def test_noise_brings_it_down_to_chance_within_its_interval():

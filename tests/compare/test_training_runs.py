@@ -1,6 +1,7 @@
 """Training runs: births by hand, ablations that do something, and what is refused."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 import itda
 from itda import Corpus, compare
 from itda.compare.births import Watched, births_of, scores_of, watched
+from itda.compare.run_report import _settled
+from itda.compare.training_runs import _needed
 from itda.errors import CorpusError, MismatchError, ModelError, OptionError
 from support import tiny
 
@@ -39,11 +42,9 @@ def test_a_run_settles_and_gives_birth(run_of_three):
     for values in zip(*(one.layers["cka"].values() for one in run.checkpoints), strict=True):
         assert values[0] < values[-1] == 1
     for atom in run.atoms:
-        assert atom.told[-1] >= 0.6
-        assert atom.interval[0] <= atom.born <= atom.interval[1]
-        halfway = 0.5 + (atom.told[-1] - 0.5) / 2
-        assert all(value >= halfway for value in atom.told[atom.born :])
-        assert atom.born == 0 or atom.told[atom.born - 1] < halfway
+        assert 0 <= atom.born < 3
+        assert atom.interval[0] <= atom.born <= atom.interval[1] <= 3
+        assert atom.born == 0 or min(atom.told[atom.born :]) > atom.told[atom.born - 1]
 
 
 def test_leaving_an_atom_out_costs_something(run_of_three):
@@ -52,47 +53,88 @@ def test_leaving_an_atom_out_costs_something(run_of_three):
     assert any(abs(own) > 0.01 for atom in tried for own, _ in atom.costs)
     costs = run_of_three.cost_of_birth()
     assert costs is None or costs["rise"][0] == pytest.approx(costs["after"][0] - costs["before"][0])
+    for atom in tried:
+        beyond = [own - other for own, other in atom.costs]
+        assert atom.needed is None or min(beyond[atom.needed :]) >= beyond[-1] / 2 > 0
 
 
 def test_it_reads_and_saves(run_of_three, tmp_path):
     assert "born at step0" in str(run_of_three)
     document = json.loads(run_of_three.save(tmp_path / "run.json").read_text())
     assert document["births"] == list(run_of_three.births)
-    assert set(document["settled"]["cka"].values()) <= set(run_of_three.names)
+    assert all(0 < when < 2 for when in document["settled"]["cka"].values())
     assert len(document["atoms"]) == len(run_of_three.atoms)
+
+
+def test_when_a_layer_settles():
+    """Halfway from the first to the last, for good, between checkpoints."""
+    assert _settled([0.0, 0.25, 0.75, 1.0]) == 1.5
+    assert _settled([0.2, 0.9, 0.3, 1.0]) == pytest.approx(2 + 3 / 7)
+    assert _settled([1.0, 0.0, 0.0]) == pytest.approx(0.5)
+    assert _settled([1.0, 1.0, 1.0]) is None
+    assert _settled([math.nan, 0.2, 1.0]) is None
+
+
+def test_an_atom_is_needed_when_it_costs_half_of_what_it_does_at_last():
+    atoms = torch.tensor([4] * 12 + [9] * 12)
+    noise = torch.randn((3, 2, 24), generator=torch.Generator().manual_seed(0), dtype=torch.float64) / 100
+    noise[0, 0, :12] += 0.05
+    noise[1:, 0, :12] += torch.tensor([0.5, 0.8])[:, None]
+    noise[2, :, 3] = math.nan
+    found = _needed(list(noise), atoms)
+    assert found[4] == 1  # and of the other nothing sure can be said
+    assert 9 not in found
+
+
+def watch_of(own, near, others, needed=0.75):
+    count = len(own)
+    tokens = (own >= 0).sum(1)
+    return Watched(torch.arange(count), tokens, own, near, others, torch.full((count,), needed))
 
 
 def test_areas_are_those_of_scikit_learn():
     generator = torch.Generator().manual_seed(0)
     documents = torch.arange(400) // 10
-    watch = Watched(
-        atoms=torch.arange(3), tokens=torch.full((3,), 60), own=torch.randint(400, (3, 60), generator=generator),
-        near=torch.randint(400, (3, 120), generator=generator), any=torch.randint(400, (3, 120), generator=generator),
-    )  # fmt: skip
-    watch.near[1, 50:] = -1
+    own, near, others = (torch.randint(400, (3, size), generator=generator) for size in (60, 120, 120))
+    near[1, 50:] = -1
+    watch = watch_of(own, near, others)
     rows, atoms = torch.randn(400, 8, generator=generator), torch.randn(3, 8, generator=generator)
     scores = scores_of(watch, atoms, rows)
     found = births_of(watch, [scores, scores], documents, seed=0)
+    dates = documents % 2 == 1
     for index in range(3):
-        near = watch.near[index] >= 0
-        labels = [1] * 60 + [0] * int(near.sum())
-        values = torch.cat([scores[0][index], scores[1][index][near]])
-        assert found.told[index, 0] == pytest.approx(roc_auc_score(labels, values), abs=1e-5)
-        labels = [1] * 60 + [0] * 120
-        wanted = roc_auc_score(labels, torch.cat([scores[0][index], scores[2][index]]))
-        assert found.found[index, 1] == pytest.approx(wanted, abs=1e-5)
+        high = scores[0][index][dates[own[index]]]
+        for places, values, area in (
+            (near, scores[1], found.told[index, 0]),
+            (others, scores[2], found.found[index, 1]),
+        ):
+            low = values[index][(places[index] >= 0) & dates[places[index]]]
+            labels = [1] * len(high) + [0] * len(low)
+            assert area == pytest.approx(roc_auc_score(labels, torch.cat([high, low])), abs=1e-5)
 
 
 def test_an_atom_is_born_when_it_stays_told():
     documents = torch.arange(300) // 10
     own, near = torch.arange(60)[None], torch.arange(60, 180)[None]
-    watch = Watched(torch.tensor([0]), torch.tensor([60]), own, near, near + 100)
+    watch = watch_of(own, near, near + 100)
     told, untold = torch.ones(1, 60), torch.zeros(1, 60)
     others = torch.linspace(0, 0.9, 120)[None]
-    curve = [untold, told, untold, told, told]
-    found = births_of(watch, [(one, others, others) for one in curve], documents, seed=0)
+    found = births_of(watch, [(one, others, others) for one in (untold, told, untold, told, told)], documents, seed=0)
     assert found.born.tolist() == [3]
     assert found.interval.tolist() == [[3, 3]]
+    never = births_of(watch, [(one, others, others) for one in (told, untold)], documents, seed=0)
+    assert never.born.tolist() == [2]
+
+
+def test_no_document_both_admits_and_dates():
+    """Scores that tell atoms on even documents alone admit them, and give them no birth."""
+    documents = torch.arange(400) // 10
+    own, near = torch.arange(0, 100)[None], torch.arange(100, 300)[None]
+    even = (documents % 2 == 0).float()
+    watch = watch_of(own, near, near)
+    found = births_of(watch, [(even[own], 0.5 + 0 * near, 0.5 + 0 * near)], documents, seed=0)
+    assert found.told.tolist() == [[0]]
+    assert found.born.tolist() == [1]
 
 
 def test_only_what_is_used_and_told_is_watched(model):

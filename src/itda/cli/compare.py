@@ -7,6 +7,7 @@ import typer
 
 from itda.cli import common
 
+_SCALARS = 3  # measures of a single number, which come last
 Models = Annotated[list[str], typer.Argument(help="Two models or more: folders, names on the Hugging Face hub.")]
 
 
@@ -46,19 +47,22 @@ def layers(
     Example: `itda compare layers gpt2-s21 gpt2-s49 gpt2-s81 --corpus texts.json --measure cka`
     """
     from itda import compare
+    from itda.view import figures
 
+    if plot is not None:
+        figures.check(plot)
+    asked = measure or list(compare.measures())
+    wanted = dict.fromkeys([*asked, *compare.measures()[-_SCALARS:]])
     text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
     with common.plain_warnings():
         opened = [common.open_model(name, device, dtype, attention) for name in models]
         found = compare.layer_matrices(
-            opened, text, measures=measure, sites=sites, tokens=tokens, atoms=atoms, whiten=whiten, seed=seed
+            opened, text, measures=list(wanted), sites=sites, tokens=tokens, atoms=atoms, whiten=whiten, seed=seed
         )
     if plot is not None:
-        from itda.view import figures
-
-        for name, one in found.items():
-            where = plot if len(found) == 1 else plot.with_stem(f"{plot.stem}-{name}")
-            figures.save(figures.layer_heatmap(one), where)
+        for name in asked:
+            where = plot if len(asked) == 1 else plot.with_stem(f"{plot.stem}-{name}")
+            figures.save(figures.layer_heatmap(found[name]), where)
     can_match = all(len(one.layers) > 1 and len(set(map(len, one.layers.values()))) == 1 for one in found.values())
     matched = {name: compare.match_layers(one) for name, one in found.items()} if can_match else {}
     if json:
@@ -68,7 +72,7 @@ def layers(
         common.print_json(facts)
         return
     if matrix or not matched:
-        common.print_rich(*found.values())
+        common.print_rich(*(found[name] for name in asked))
     if matched:
         common.print_rich(compare.accuracy_table(matched.values()))
     for name, one in found.items():
@@ -82,6 +86,13 @@ def dictionaries(
     untrained: Annotated[
         Path | None, typer.Option(help="The dictionary of an untrained model, built alike: what chance gives.")
     ] = None,
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The store that they were built from; twice, if from two. Chance then keeps token and position, not "
+            "the token alone; two tokenizers need it."
+        ),
+    ] = None,
     anyway: Annotated[
         bool,
         typer.Option("--anyway", help="Go on although they were not built from the same text with the same options."),
@@ -94,10 +105,14 @@ def dictionaries(
     """
     from itda import compare
     from itda.data.dictionary import Dictionary
+    from itda.data.store import Store
 
     one, other = (Dictionary.from_pretrained(folder) for folder in (first, second))
     null = None if untrained is None else Dictionary.from_pretrained(untrained)
-    found = compare.overlap(one, other, untrained=null, anyway=anyway)
+    candidates = None
+    if store:
+        candidates = Store(store[0]).open(one.site).sources, Store(store[-1]).open(other.site).sources
+    found = compare.overlap(one, other, candidates=candidates, untrained=null, anyway=anyway)
     _show(found, json)
 
 
@@ -204,7 +219,10 @@ def checkpoints(
     """
     from itda import compare
     from itda.data.dictionary import Dictionary
+    from itda.view import figures
 
+    if plot is not None:
+        figures.check(plot)
     text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors)
     with common.plain_warnings():
         short = [Path(name).name for name in models]
@@ -218,8 +236,6 @@ def checkpoints(
     if out is not None:
         found.save(out)
     if plot is not None:
-        from itda.view import figures
-
         figures.save(figures.run_curves(found), plot)
     _show(found, json)
 

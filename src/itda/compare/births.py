@@ -1,6 +1,6 @@
 """From which checkpoint on does a model tell the tokens of an atom from those nearest to them?"""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from itda.pursuit import Codes
 
 LEAST_TOKENS, LEAST_DOCUMENTS = 10, 5
 _NEIGHBOURS = 8
-_OWN, _OTHERS = 60, 120  # tokens of an atom, and beside them, at most
+_OWN, _OTHERS = 120, 240  # tokens of an atom, and beside them, at most
 _RESAMPLES = 200
 _AT_ONCE = 64  # atoms
 _TOLD = 0.6  # the area at the last checkpoint, below which an atom is never told apart
@@ -25,11 +25,18 @@ class Watched(NamedTuple):
     tokens: Tensor
     """int64 (W,): how many have it in their code at the last checkpoint."""
     own: Tensor
-    """int64 (W, 60): some of them."""
+    """int64 (W, 120): some of them."""
     near: Tensor
-    """int64 (W, 120): tokens whose code has one of its nearest eight atoms, and not it."""
+    """int64 (W, 240): tokens whose code has one of its nearest eight atoms, and not it."""
     any: Tensor
-    """int64 (W, 120): tokens whose code does not have it."""
+    """int64 (W, 240): tokens whose code does not have it."""
+    needed: Tensor
+    """float32 (W,): the area under the curve that says it is born: halfway from chance to that of the last checkpoint
+    on every other document. On the others it is dated."""
+
+    def select(self, kept: Tensor) -> Self:
+        """Some of the atoms."""
+        return type(self)(*(column[kept] for column in self))
 
 
 class Births(NamedTuple):
@@ -40,7 +47,7 @@ class Births(NamedTuple):
     told: Tensor
     """float64 (W, C): the same among those of its nearest atoms."""
     born: Tensor
-    """int64 (W,): the first checkpoint from which on `told` is at least halfway from chance to what it is at last."""
+    """int64 (W,): the first checkpoint from which on `told` is at least what is needed; C if it is not even at last."""
     interval: Tensor
     """int64 (W, 2): 95 % of it, by drawing documents with replacement."""
 
@@ -48,8 +55,8 @@ class Births(NamedTuple):
 def watched(codes: Codes, dictionary: Dictionary, rows: Tensor, documents: Tensor, *, seed: int) -> Watched:
     """Atoms whose tokens can be told from others at the last checkpoint, and the tokens to look at.
 
-    That is: codes have them at ten held-out tokens of five documents, and the area under the curve among tokens of
-    their nearest atoms is at least 0.6.
+    That is: codes have them at ten held-out tokens of five documents, on every other document the area under the curve
+    among tokens of their nearest atoms is at least 0.6, and on the others it is at least halfway there.
 
     Args:
         codes: of n held-out tokens.
@@ -86,15 +93,25 @@ def watched(codes: Codes, dictionary: Dictionary, rows: Tensor, documents: Tenso
             )
     if not columns:
         nothing = atoms[:, None]
-        return Watched(atoms, atoms, nothing, nothing, nothing)
-    found = Watched(atoms, usage[atoms], *(torch.stack(column) for column in zip(*columns, strict=True)))
-    own, near = found.own, found.near
+        return Watched(atoms, atoms, nothing, nothing, nothing, atoms.float())
+    own, near, others = (torch.stack(column) for column in zip(*columns, strict=True))
+    found = Watched(atoms, usage[atoms], own, near, others, torch.zeros(len(atoms)))
     high, low, _ = scores_of(found, dictionary.atoms[atoms], rows - dictionary.mean)
-    told = [
-        _area((own[part][None] >= 0).float(), (near[part][None] >= 0).float(), high[part], low[part])[0]
-        for part in torch.split(torch.arange(len(atoms)), _AT_ONCE)
-    ]
-    return Watched(*(column[torch.cat([torch.empty(0), *told]) >= _TOLD] for column in found))
+    parts = torch.split(torch.arange(len(atoms)), _AT_ONCE)
+    admitting, dating = (
+        torch.cat(
+            [_area(_among(half, own[part]), _among(half, near[part]), high[part], low[part])[0] for part in parts]
+        )
+        for half in (documents % 2 == 0, documents % 2 == 1)
+    )
+    needed = 0.5 + (admitting - 0.5) / 2
+    kept = (admitting >= _TOLD) & (dating >= needed)
+    return found._replace(needed=needed).select(torch.nonzero(kept)[:, 0])
+
+
+def _among(admitted: Tensor, places: Tensor) -> Tensor:
+    """1 for places that are admitted, float32 (1, W, tokens)."""
+    return (admitted[places] & (places >= 0))[None].float()
 
 
 def _some(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -105,7 +122,7 @@ def _some(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def scores_of(watch: Watched, atoms: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines of atoms (W, D) with the rows (n, D, centred) that are looked at: float32 (W, 60), (W, 120), (W, 120)."""
+    """Cosines of atoms (W, D) with the rows (n, D, centred) that are looked at, float32: of own, near and any."""
     units = torch.nn.functional.normalize(rows, dim=1)
     found = []
     for places in (watch.own, watch.near, watch.any):
@@ -118,7 +135,7 @@ def scores_of(watch: Watched, atoms: Tensor, rows: Tensor) -> tuple[Tensor, Tens
 
 
 def births_of(watch: Watched, scores: list[tuple[Tensor, Tensor, Tensor]], documents: Tensor, *, seed: int) -> Births:
-    """When atoms are born.
+    """When atoms are born, by the documents that did not say which atoms to watch.
 
     Args:
         watch: the atoms and their tokens.
@@ -126,9 +143,12 @@ def births_of(watch: Watched, scores: list[tuple[Tensor, Tensor, Tensor]], docum
         documents: int64 (n,), the number of the document of each token.
         seed: of the draws.
     """
-    count = int(documents.max()) + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
-    weights = torch.cat([torch.ones(1, count), torch.from_numpy(drawn).float()])
+    dates = torch.arange(int(documents.max()) + 1) % 2 == 1
+    weights = torch.zeros(_RESAMPLES + 1, len(dates))
+    weights[0, dates] = 1
+    count = int(dates.sum())
+    shares = np.full(count, 1 / count)
+    weights[1:, dates] = torch.from_numpy(np.random.default_rng(seed).multinomial(count, shares, _RESAMPLES)).float()
     found, told, born, ends = [], [], [], []
     for start in range(0, len(watch.atoms), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
@@ -141,7 +161,7 @@ def births_of(watch: Watched, scores: list[tuple[Tensor, Tensor, Tensor]], docum
         curves = torch.stack([_area(own, near, one[0][part], one[1][part]) for one in scores], 2)
         told.append(curves[0])
         found.append(torch.stack([_area(own[:1], others[:1], one[0][part], one[2][part])[0] for one in scores], 1))
-        all_born = _born(curves)
+        all_born = _born(curves, watch.needed[part])
         born.append(all_born[0])
         spread = all_born[1:].double()
         low, high = (torch.quantile(spread, share, dim=0, interpolation="nearest") for share in (0.025, 0.975))
@@ -156,8 +176,7 @@ def _area(own: Tensor, others: Tensor, high: Tensor, low: Tensor) -> Tensor:
     return (wins * others).sum(2) / (own.sum(2) * others.sum(2)).clamp_min(1)
 
 
-def _born(told: Tensor) -> Tensor:
-    """Of curves (R, W, C)."""
-    halfway = 0.5 + (told[..., -1:] - 0.5) / 2
-    stays = (told >= halfway).flip(-1).long().cumprod(-1).sum(-1)
-    return told.shape[-1] - stays.clamp_min(1)
+def _born(told: Tensor, needed: Tensor) -> Tensor:
+    """Of curves (R, W, C) and what is needed (W,)."""
+    stays = (told >= needed[:, None]).flip(-1).long().cumprod(-1).sum(-1)
+    return told.shape[-1] - stays

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itda.compare.known import known
 from itda.errors import OptionError, ShapeError
 from itda.options import seed_number, whole
 from itda.shown import Shown
@@ -114,14 +115,15 @@ class Matching(Shown):
     """Decisions that were misses because several layers were equally alike."""
     missing: int
     """Decisions that could not be made: a similarity was unknown."""
-    pairs: dict[tuple[str, str], tuple[int, int]]
-    """Hits and decisions of each ordered pair of models."""
+    pairs: dict[tuple[str, str], tuple[bool | None, ...]]
+    """Of each ordered pair of models, whether each layer of the first was found; None where nothing could be said."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         facts = asdict(self)
-        facts["pairs"] = [[*names, *counts] for names, counts in self.pairs.items()]
-        return facts
+        facts["pairs"] = [{"models": names, "found": found} for names, found in self.pairs.items()]
+        answer: dict[str, Any] = known(facts)
+        return answer
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         ends = f" ({self.interval[0]:.2f} to {self.interval[1]:.2f})" if self.interval else ""
@@ -151,31 +153,30 @@ def match_layers(matrix: LayerMatrix, *, resamples: int = 1000, seed: int = 0) -
         shown = ", ".join(f"{model} has {depth}" for model, depth in depths.items())
         raise ShapeError(f"Layers can be matched only between models of as many layers: {shown}.")
     depth = next(iter(depths.values()))
-    pairs: dict[tuple[str, str], tuple[int, int]] = {}
-    ties = missing = 0
+    pairs: dict[tuple[str, str], tuple[bool | None, ...]] = {}
+    ties = 0
     misses: list[float] = []
     for first, second in permutations(depths, 2):
-        hits = decisions = 0
+        found: list[bool | None] = []
         for layer, alike in enumerate(matrix.between(first, second)):
             if np.isnan(alike).any():
-                missing += 1
+                found.append(None)
                 continue
             best = np.flatnonzero(alike == alike.max())
-            decisions += 1
             ties += len(best) > 1
-            hits += len(best) == 1 and int(best[0]) == layer
+            found.append(len(best) == 1 and int(best[0]) == layer)
             misses.append(float(np.abs(best - layer).mean()))
-        pairs[first, second] = (hits, decisions)
-    decisions = sum(count for _, count in pairs.values())
+        pairs[first, second] = tuple(found)
+    known_ones = [one for found in pairs.values() for one in found if one is not None]
     return Matching(
         measure=matrix.measure,
         accuracy=_accuracy(pairs, dict.fromkeys(depths, 1.0)),
         interval=_interval([_accuracy(pairs, drawn) for drawn in _draws(tuple(depths), resamples, seed)], len(depths)),
         chance=1 / depth,
         mean_miss=float(np.mean(misses)) if misses else float("nan"),
-        decisions=decisions,
+        decisions=len(known_ones),
         ties=ties,
-        missing=missing,
+        missing=sum(map(len, pairs.values())) - len(known_ones),
         pairs=pairs,
     )
 
@@ -184,6 +185,9 @@ def accuracy_table(matchings: Iterable[Matching]) -> Table:
     """One line a measure, for a terminal."""
     from rich.table import Table
 
+    matchings = list(matchings)
+    if not all(isinstance(one, Matching) for one in matchings):
+        raise OptionError("accuracy_table takes what match_layers returns.")
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("measure", no_wrap=True)
     for name in ("layers found", "95 %", "by chance", "mean miss", "ties", "missing"):
@@ -200,23 +204,39 @@ def accuracy_table(matchings: Iterable[Matching]) -> Table:
 def paired_difference(
     first: Matching, second: Matching, *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, Ends | None]:
-    """How much more often the first measure is right than the second, and 95 % by drawing the same models for both.
+    """How much more often the first measure is right than the second, where both say something, and 95 % by drawing the
+    same models for both.
 
     Raises: OptionError if they are not of the same models.
     """
+    for one in (first, second):
+        if not isinstance(one, Matching):
+            raise OptionError(f"paired_difference takes what match_layers returns. Got {type(one).__name__}.")
+    whole("resamples", resamples)
+    seed_number(seed)
     if first.pairs.keys() != second.pairs.keys():
         raise OptionError(f"{first.measure} and {second.measure} were not measured on the same models.")
+    both = [
+        {
+            pair: tuple(None if None in found else found[which] for found in zip(*outcomes, strict=True))
+            for pair, outcomes in ((pair, (first.pairs[pair], second.pairs[pair])) for pair in first.pairs)
+        }
+        for which in (0, 1)
+    ]
     models = tuple(dict.fromkeys(name for pair in first.pairs for name in pair))
+
+    def difference(drawn: dict[str, float]) -> float:
+        return _accuracy(both[0], drawn) - _accuracy(both[1], drawn)
+
     draws = _draws(models, resamples, seed)
-    differences = [_accuracy(first.pairs, drawn) - _accuracy(second.pairs, drawn) for drawn in draws]
-    return first.accuracy - second.accuracy, _interval(differences, len(models))
+    return difference(dict.fromkeys(models, 1.0)), _interval([difference(drawn) for drawn in draws], len(models))
 
 
-def _accuracy(pairs: dict[tuple[str, str], tuple[int, int]], drawn: dict[str, float]) -> float:
+def _accuracy(pairs: dict[tuple[str, str], tuple[bool | None, ...]], drawn: dict[str, float]) -> float:
     """Hits of all decisions, each pair as often as both its models were drawn."""
     weights = {pair: drawn[pair[0]] * drawn[pair[1]] for pair in pairs}
-    there = sum(weights[pair] * decisions for pair, (_, decisions) in pairs.items())
-    return sum(weights[pair] * hits for pair, (hits, _) in pairs.items()) / there if there else float("nan")
+    there = sum(weights[pair] * sum(one is not None for one in found) for pair, found in pairs.items())
+    return sum(weights[pair] * found.count(True) for pair, found in pairs.items()) / there if there else float("nan")
 
 
 def _draws(models: tuple[str, ...], resamples: int, seed: int) -> list[dict[str, float]]:

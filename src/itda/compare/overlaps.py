@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from itda.compare.known import known
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources
@@ -68,7 +69,8 @@ class Overlap(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "beyond_untrained": self.beyond_untrained}
+        found: dict[str, Any] = known({**asdict(self), "beyond_untrained": self.beyond_untrained})
+        return found
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield f"{self.shared:,} of {self.sizes[0]:,} and {self.sizes[1]:,} atoms are the same, by {self.level}"
@@ -163,18 +165,18 @@ def overlap(
             "Dictionaries of two tokenizers share only places where both have a boundary: give the sources of the rows "
             "that each was built from as candidates=."
         )
-    known = None if candidates is None else tuple(Candidates.of(one, level) for one in candidates)
+    there = None if candidates is None else tuple(Candidates.of(one, level) for one in candidates)
     common, share = None, 1.0
-    if known is not None:
-        each = [set(one.places) for one in known]
+    if there is not None:
+        each = [set(one.places) for one in there]
         common, share = each[0] & each[1], len(each[0] & each[1]) / max(1, len(each[0] | each[1]))
     begun = _begun_with(first, level) & _begun_with(second, level)
     sets = [_places(one, level, common) - begun for one in both]
     shared, union = len(sets[0] & sets[1]), len(sets[0] | sets[1])
     if not all(sets):
         raise MismatchError("No atom of one of these dictionaries is at a place that the other could have taken.")
-    if known is not None and common is not None:
-        by_chance, strata = _matches(sets, known, common, begun), "token and position"
+    if there is not None and common is not None:
+        by_chance, strata = _matches(sets, there, common, begun), "token and position"
     else:
         by_chance, strata = _token_matches(both, begun), "token"
     jaccard, expected = shared / union, by_chance / (len(sets[0]) + len(sets[1]) - by_chance)

@@ -46,16 +46,20 @@ class FollowedAtom:
     told: tuple[float, ...]
     """(C,): the same among the tokens of its nearest atoms."""
     born: int
-    """Index of the first checkpoint from which on `told` is at least halfway from 0.5 to what it is at last."""
+    """Index of the first checkpoint from which on `told` is at least halfway from 0.5 to what it is at last, on every
+    other document; dated on the others, of which `told` is too."""
     interval: tuple[int, int]
-    """95 % of it."""
+    """95 % of it, by drawing documents; C where not even the last checkpoint tells it in some draws."""
     costs: tuple[Ends, ...] | None
     """(C,): rise of the loss of the next token, in nats, where an activation is left without its part along the atom,
     and without as much along another one. None if it was not tried."""
+    needed: int | None
+    """Index of the first checkpoint from which on leaving it out costs at least half of what it does at last, beyond
+    another one; None where that was not tried, or is not surely above 0 at last."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        names = ("atom", "tokens", "found", "told", "born", "interval", "costs")
+        names = ("atom", "tokens", "found", "told", "born", "interval", "costs", "needed")
         facts = {name: getattr(self, name) for name in names}
         return {**facts, "source": self.source.to_dict()}
 
@@ -87,32 +91,38 @@ class TrainingRun(Shown):
         counts = Counter(atom.born for atom in self.atoms)
         return tuple(counts[index] for index in range(len(self.checkpoints)))
 
-    def settled(self, measure: str = "overlap") -> dict[str, str]:
-        """Of each layer, the first checkpoint from which on it is more than halfway from the first to the last."""
-        answer = {}
-        for site in self.checkpoints[0].layers[measure]:
-            curve = np.array([checkpoint.layers[measure][site] for checkpoint in self.checkpoints])
-            short = np.flatnonzero(curve <= (curve[0] + curve[-1]) / 2)
-            answer[site] = self.names[int(short[-1]) + 1 if len(short) else 0]
-        return answer
+    def settled(self, measure: str = "overlap") -> dict[str, float | None]:
+        """Of each layer, when it is halfway from what it is at the first checkpoint to what it is at last, for good.
+
+        In checkpoints, counted from 0 and interpolated: 1.5 is between the second and the third. None where it does not
+        change, or where a value is unknown.
+        """
+        return {
+            site: _settled([checkpoint.layers[measure][site] for checkpoint in self.checkpoints])
+            for site in self.checkpoints[0].layers[measure]
+        }
 
     def cost_of_birth(self, *, seed: int = 0) -> dict[str, tuple[float, Ends]] | None:
         """Mean cost of leaving out an atom, beyond that of another one, at its last checkpoint before birth and at the
-        first one after, and the difference; each with 95 % by drawing atoms with replacement. None if none was tried.
+        first one after; the rise; and how much more that is than the rise at the same time of atoms that were not born
+        then. Each with 95 % by drawing atoms with replacement. None if fewer than two were tried.
         """
-        pairs = [
-            [own - other for own, other in (atom.costs[atom.born - 1], atom.costs[atom.born])]
-            for atom in self.atoms
-            if atom.costs is not None and atom.born
-        ]
-        values = np.array([pair for pair in pairs if not np.isnan(pair).any()])
-        if len(values) < 2:
+        tried = {atom.atom: np.array([own - other for own, other in atom.costs]) for atom in self.atoms if atom.costs}
+        born = {atom.atom: atom.born for atom in self.atoms}
+        values = []
+        for atom, costs in tried.items():
+            at = born[atom]
+            others = [beside[at] - beside[at - 1] for other, beside in tried.items() if born[other] != at] if at else []
+            if others:
+                rise = costs[at] - costs[at - 1]
+                values.append((costs[at - 1], costs[at], rise, rise - float(np.nanmean(others))))
+        table = np.array([row for row in values if not np.isnan(row).any()])
+        if len(table) < 2:
             return None
-        columns = {"before": values[:, 0], "after": values[:, 1], "rise": values[:, 1] - values[:, 0]}
-        drawn = np.random.default_rng(seed).integers(0, len(values), (_RESAMPLES, len(values)))
+        drawn = np.random.default_rng(seed).integers(0, len(table), (_RESAMPLES, len(table)))
         return {
             name: (float(column.mean()), tuple(np.percentile(column[drawn].mean(1), [2.5, 97.5]).tolist()))
-            for name, column in columns.items()
+            for name, column in zip(("before", "after", "rise", "rise beyond others"), table.T, strict=True)
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,16 +165,30 @@ class TrainingRun(Shown):
         yield table
         yield f"{self.unwatched:,} more atoms are too rare, or not told from their nearest ones even at last"
         yield "layers: overlap with the same layer of the last checkpoint"
+        for measure in self.checkpoints[0].layers:
+            halfway = [(at, site.rpartition(".")[2]) for site, at in self.settled(measure).items() if at is not None]
+            if halfway:
+                listed = ", ".join(f"{layer} at {at:.1f}" for at, layer in sorted(halfway))
+                yield f"halfway there by {measure}, in checkpoints from 0: layer {listed}"
         if (costs := self.cost_of_birth()) is not None:
             shown = {name: f"{value:.3f} ({low:.3f} to {high:.3f})" for name, (value, (low, high)) in costs.items()}
             yield f"leaving an atom out costs {shown['before']} nats before its birth, {shown['after']} after"
+            yield f"it rises by {shown['rise beyond others']} more than that of atoms born at other times"
         for index, name in enumerate(self.names):
             born = sorted((atom for atom in self.atoms if atom.born == index), key=lambda atom: -atom.tokens)
             if born:
                 yield Text(f"born at {name}: {len(born):,}", style="bold")
             for atom in born[:_A_BIRTH]:
-                low, high = (self.names[end] for end in atom.interval)
+                low, high = ((*self.names, "never")[end] for end in atom.interval)
                 when = "" if low == high else f" ({low} to {high})"
                 line = Text(f"{atom.atom:>6}  ", no_wrap=True, overflow="ellipsis")
                 before, token, after = atom.source.quoted(60, 15)
                 yield line.append(before).append(f"[{token}]", "bold").append(after).append(when, "dim")
+
+
+def _settled(curve: list[float]) -> float | None:
+    if not np.isfinite(curve).all() or curve[0] == curve[-1]:
+        return None
+    way = (np.array(curve) - curve[0]) / (curve[-1] - curve[0])
+    last = int(np.flatnonzero(way < 0.5)[-1])
+    return float(last + (0.5 - way[last]) / (way[last + 1] - way[last]))

@@ -24,6 +24,7 @@ from itda.models.loading import Model, checked_model, load_model
 from itda.options import seed_number, whole
 
 _PLACES_AN_ATOM = 12  # at which it is left out
+_SURE = 1.65  # standard errors above 0, at which an atom is said to cost something
 _LAYER_TOKENS = 5_000
 _LAYER_MEASURES = ("overlap", "cka")
 
@@ -55,7 +56,8 @@ def follow(
             loaded yet are loaded one at a time.
         corpus: what they read; a tenth of the documents is held out.
         site: the middle layer by default.
-        dictionary: of the last checkpoint, built from some documents of the corpus; built here by default.
+        dictionary: of the last checkpoint, built from some documents of the corpus, each atom one activation; built
+            here by default.
         atoms, steps: of the dictionaries that are built.
         tokens: rows that each is built from; all there are if they are fewer.
         held_out_tokens: rows on which use is looked at, at most.
@@ -77,17 +79,14 @@ def follow(
     for given in checkpoints.values():
         if not isinstance(given, str | Path):
             checked_model(given)
-    if dictionary is not None:
-        checked_dictionary(dictionary)
+    if dictionary is not None and (checked_dictionary(dictionary).kind != "activations" or not dictionary.provenance):
+        raise OptionError("follow carries atoms that are one named activation each. Build from text, by 'budget', say.")
     last = _opened(list(checkpoints.values())[-1], load)
     where = last.site(site or (dictionary.site if dictionary else last.middle_site)).name
-    train, _ = corpus.split(held_out=0.1, seed=seed)
-
-    def built(model: Model) -> Dictionary:
-        rows = capture_at_most(tokens, model, train, where, seed=seed, progress=progress)
-        return build_from_activations(rows, atoms=atoms, steps=steps, seed=seed, progress=False)
-
-    dictionary = dictionary or built(last)
+    if dictionary is None:
+        train, _ = corpus.split(held_out=0.1, seed=seed)
+        read = capture_at_most(tokens, last, train, where, seed=seed, progress=progress)
+        dictionary = build_from_activations(read, atoms=atoms, steps=steps, seed=seed, progress=False)
     if dictionary.site != where:
         raise OptionError(f"This dictionary was built at {dictionary.site!r}. Got site={site!r}; leave site out.")
     text = corpus.without(dictionary.documents)
@@ -114,7 +113,7 @@ def follow(
             found.append(
                 Checkpoint(
                     name=name,
-                    overlap=overlap(dictionary if model is last else built(model), dictionary, anyway=True).adjusted,
+                    overlap=1.0 if model is last else _shared(dictionary, model, corpus),
                     fvu=_energy(rows - there.decode(there.encode(rows))) / _energy(rows - rows.mean(0)),
                     layers=_layers(model, last, text, layer_tokens, seed),
                 )
@@ -124,7 +123,7 @@ def follow(
                 losses.append(ablation_losses(there, model, left_out, places, held_out, text, seed=seed))
             advance(1)
     births = births_of(watch, scores, documents, seed=seed)
-    costs = _mean_costs(losses, left_out)
+    costs, needed = _mean_costs(losses, left_out), _needed(losses, left_out)
     return TrainingRun(
         model=last.id,
         site=where,
@@ -143,6 +142,7 @@ def follow(
                 born=int(births.born[index]),
                 interval=(int(births.interval[index, 0]), int(births.interval[index, 1])),
                 costs=costs.get(atom),
+                needed=needed.get(atom),
             )
             for index, atom in enumerate(watch.atoms.tolist())
         ),
@@ -164,6 +164,19 @@ def _models(
             raise MismatchError(f"Checkpoint {name!r} has another tokenizer than {final!r}: they are not of one run.")
         yield str(name), model
     yield str(final), last
+
+
+def _shared(dictionary: Dictionary, model: Model, corpus: Corpus) -> float:
+    """Overlap of a dictionary with one that is built in the same way from the same text in another checkpoint."""
+    assert dictionary.provenance is not None
+    asked = dictionary.provenance.capture
+    options = {name: asked[name] for name in ("window", "bos", "special_tokens", "sinks", "seed") if name in asked}
+    text = corpus.without(set(corpus.ids).difference(dictionary.documents))
+    rows = capture_at_most(asked["tokens"], model, text, dictionary.site, progress=False, **options)
+    alike = {"method": dictionary.build.method, "coding": dictionary.coding.asked, **dictionary.build.options}
+    own = build_from_activations(rows, progress=False, **{**alike, "atoms": len(dictionary)})
+    # A sink more or less is another number of rows; nothing else differs
+    return overlap(own, dictionary, anyway=True).adjusted
 
 
 def _left_out(watch: Watched, count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -205,6 +218,19 @@ def _mean_costs(losses: list[Tensor], atoms: Tensor) -> dict[int, tuple[tuple[fl
     for atom in torch.unique(atoms).tolist() if losses else []:
         means = [one[:, atoms == atom].nanmean(1).tolist() for one in losses]
         answer[atom] = tuple((own, other) for own, other in means)
+    return answer
+
+
+def _needed(losses: list[Tensor], atoms: Tensor) -> dict[int, int]:
+    """Of atoms that cost something at the last checkpoint, the first one from which on they cost half as much."""
+    answer: dict[int, int] = {}
+    for atom in torch.unique(atoms).tolist() if losses else []:
+        beyond = torch.stack([one[0, atoms == atom] - one[1, atoms == atom] for one in losses])
+        means = beyond.nanmean(1)
+        last = beyond[-1][~beyond[-1].isnan()]
+        if len(last) > 2 and float(last.mean()) > _SURE * float(last.std()) / len(last) ** 0.5:
+            stays = (means >= means[-1] / 2).flip(0).long().cumprod(0).sum()
+            answer[atom] = len(losses) - int(stays)
     return answer
 
 

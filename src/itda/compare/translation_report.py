@@ -11,6 +11,7 @@ from torch import Tensor
 
 from itda import progress as progress_bars
 from itda.capturing import capture_like
+from itda.compare.known import known
 from itda.compare.places import Reading, readings
 from itda.compare.translation import translate
 from itda.compare.transplants import Transplant
@@ -67,7 +68,8 @@ class TranslationReport(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        found: dict[str, Any] = known(asdict(self))
+        return found
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield f"{self.sites[0]} of {self.models[0]}, as {self.sites[1]} of {self.models[1]}"

@@ -65,14 +65,24 @@ def run_curves(run: TrainingRun, measure: str = "overlap") -> Any:
     return figure
 
 
+def check(path: str | Path) -> Path:
+    """A path to which a figure can be written, asked before the work that it is to show.
+
+    Raises: OptionError for another ending than .svg, .png or .pdf; MissingExtraError without matplotlib.
+    """
+    where = Path(path)
+    if where.suffix not in (".svg", ".png", ".pdf"):
+        raise OptionError(f"A plot is written as .svg, .png or .pdf. Got {where.name!r}.")
+    _pyplot()
+    return where
+
+
 def save(figure: Any, path: str | Path) -> Path:
     """Write a figure as the ending says: .svg, .png or .pdf.
 
     Raises: OptionError for another ending; OutputError if it cannot be written.
     """
-    where = Path(path)
-    if where.suffix not in (".svg", ".png", ".pdf"):
-        raise OptionError(f"A plot is written as .svg, .png or .pdf. Got {where.name!r}.")
+    where = check(path)
     try:
         where.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(where, dpi=150)
