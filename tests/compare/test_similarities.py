@@ -279,6 +279,21 @@ def test_fewer_rows_than_columns_are_refused_where_all_would_be_one(measure: str
         compare.similarity(torch.randn(10, 15), torch.randn(10, 15), "overlap")
 
 
+def test_what_is_no_number_is_no_similarity() -> None:
+    """Most rows the same: no kernel, no order of distances, and no answer that looks like one."""
+    a, b = related()
+    same = a.clone()
+    same[: 3 * len(a) // 4] = a[0]
+    with pytest.raises(ShapeError, match="median of their distances"):
+        compare.similarity(same, b, "cka_rbf")
+    with pytest.raises(ShapeError, match="as far from each other"):
+        compare.similarity(torch.eye(30), torch.eye(30), "rsa")
+    assert compare.similarity(torch.eye(30), torch.eye(30), "codes") == 1
+    for count in (4, 6, 8):
+        few = torch.randn(count, 40)
+        assert compare.similarity(few, few, "codes") == pytest.approx(1)
+
+
 def test_bad_input() -> None:
     a, b = related()
     with pytest.raises(OptionError, match="Did you mean 'cka'"):
@@ -300,5 +315,8 @@ def test_bad_input() -> None:
 
 
 def test_every_measure_says_what_it_is() -> None:
+    """Formula, invariances and source."""
     for name in compare.measures():
-        assert len(compare.describe(name)) > 30
+        said = compare.describe(name)
+        assert "nchanged by" in said, name
+        assert "Source:" in said, name

@@ -133,15 +133,20 @@ class Pair:
         return float(self._svcca_correlations().mean())
 
     def svcca_larger(self) -> float:
-        """The same correlations, their sum divided by the larger number of directions.
+        """The canonical correlations of svcca, their sum divided by the larger number of directions.
 
-        Where the numbers differ this says mostly how much they do.
+        Where the numbers differ this says mostly how much they do. Unchanged by rotation, uniform scale and shift.
+        Source: Raghu et al. 2017, with the denominator that makes it 1 only for as many directions.
         """
         sizes = [len(_with_variance(one.directions).variances) for one in (self.first, self.second)]
         return float(self._svcca_correlations().sum() / max(sizes))
 
     def svcca_20(self) -> float:
-        """Mean canonical correlation of the first 20 principal directions of each (all, where there are fewer)."""
+        """Mean canonical correlation of the first 20 principal directions of each (all, where there are fewer).
+
+        Unchanged by rotation, uniform scale and shift. Source: Raghu et al. 2017, with one number of directions for
+        all, so that no representation is alike by how many it has.
+        """
         return float(self._correlations(*(_leading(one.directions) for one in (self.first, self.second))).mean())
 
     def pwcca(self) -> float:
@@ -170,8 +175,9 @@ class Pair:
     def regression(self) -> float:
         """R² of the second from the first by ridge regression, on stretches of rows that it was not fitted on.
 
-        The penalty is the best of eight. Not symmetric; may be negative. Unchanged by rotation, uniform scale and
-        shift of either. Source: Hoerl & Kennard 1970; as a similarity Kornblith et al. 2019, there in-sample.
+        The penalty is the best of eight on all these stretches together. Not symmetric; may be negative. Unchanged by
+        rotation, uniform scale and shift of either. Source: Hoerl & Kennard 1970; as a similarity Kornblith et al.
+        2019, there in-sample.
         """
         if len(self._folds) < 2 or len(self.first) < 2 * len(self._folds):
             raise ShapeError(f"regression needs at least 10 rows. Got {len(self.first)}.")

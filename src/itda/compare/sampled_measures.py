@@ -140,7 +140,11 @@ def relative(first: Sample, second: Sample) -> float:
 
 
 def relative_atoms(first: Sample, second: Sample) -> float:
-    """The same with the rows that a dictionary of the first representation keeps as its atoms. Not symmetric."""
+    """Relative representations whose anchors are the rows that a dictionary of the first keeps as its atoms.
+
+    The anchors themselves are left out. Not symmetric. Unchanged by rotation, uniform scale and shift. Source:
+    Moschella et al. 2023; anchors as by Leask, Nanda & Al Moubayed 2025.
+    """
     return _mean_cosine(first.own_relative, second.relative(first.atoms))
 
 
@@ -148,7 +152,8 @@ def codes(first: Sample, second: Sample) -> float:
     """The mean cosine of codes of eight atoms, the atoms being the same rows in both: those that a dictionary of the
     first keeps. Not symmetric.
 
-    Unchanged by rotation, uniform scale and shift.
+    Two codes without atoms count as the same. Unchanged by rotation, uniform scale and shift. Source: sparse codes on
+    paired anchors, Norelli et al. 2023; anchors as by Leask, Nanda & Al Moubayed 2025.
     """
     return _mean_cosine(first.own_codes, second.codes(first.atoms))
 

@@ -12,19 +12,28 @@ _VARIANCE = 0.99
 
 
 def effective_rank(one: Representation) -> float:
-    """exp of the entropy of the shares of variance. Source: Roy & Vetterli 2007."""
+    """exp of the entropy of the shares of variance of the principal directions, the smaller over the larger.
+
+    Unchanged by rotation, uniform scale and shift of either. Source: Roy & Vetterli 2007.
+    """
     shares = one.directions.variances / one.directions.variances.sum()
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 def components_99(one: Representation) -> float:
-    """How many principal directions hold 99 % of the variance."""
+    """How many principal directions hold 99 % of the variance, the smaller number over the larger.
+
+    Unchanged by rotation, uniform scale and shift of either. Source: the sizes of SVCCA's subspaces, Raghu et al. 2017.
+    """
     variances = one.directions.variances
     return float((variances.cumsum(0) / variances.sum() < _VARIANCE).sum() + 1)
 
 
 def median_norm(one: Representation) -> float:
-    """Median distance of a row from the mean."""
+    """Median distance of a row from the mean, the smaller over the larger.
+
+    Unchanged by rotation and shift of either, and by nothing that changes size. Source: none, the plainest there is.
+    """
     return float(torch.linalg.vector_norm(one.sample, dim=1).median())
 
 

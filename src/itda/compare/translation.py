@@ -43,7 +43,8 @@ def translate(
         refit: fit the weights anew, or take the coefficients; by default anew where token ids are given.
         ridge: how much size is held down, as a share of an atom's mean energy.
     Returns: float32 (N, D of the other model).
-    Raises: OptionError; ShapeError for another number of rows or ids; MismatchError for codes of another dictionary.
+    Raises: OptionError; ShapeError for another number of rows or ids; MismatchError for codes with atoms that the
+        dictionary which was transplanted does not have.
     Source: weights of locally linear reconstructions, Roweis & Saul 2000; sparse codes on paired anchors, Norelli et
         al. 2023.
     """
