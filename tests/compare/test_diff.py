@@ -111,10 +111,13 @@ def test_latent_scaling_is_one_for_the_same_and_nothing_without_the_atom():
     assert latent_scaling(dictionary, rows, codes, without)[atom] == pytest.approx(0, abs=1e-5)
 
 
-def _half(generator, documents=60, tokens=20, atoms=50, more=None, far=None):
-    """Codes of one atom a token; `more`: atoms that the second model uses three times as often."""
+def _half(generator, documents=60, tokens=20, atoms=50, more=None, far=None, bursts=False):
+    """Codes of one atom a token; `more`: atoms that the second model uses three times as often; `bursts`: each document
+    has one atom in each model, so that an atom is in two or none."""
     number = torch.arange(documents).repeat_interleave(tokens)
-    drawn = [torch.from_numpy(generator.integers(0, atoms, len(number))) for _ in range(2)]
+    size = documents if bursts else len(number)
+    drawn = [torch.from_numpy(generator.integers(0, atoms, size)) for _ in range(2)]
+    drawn = [one[number] if bursts else one for one in drawn]
     distance = torch.from_numpy(generator.exponential(1.0, len(number)))
     if more is not None:
         swapped = torch.from_numpy(generator.random(len(number))) < 0.1
@@ -124,11 +127,20 @@ def _half(generator, documents=60, tokens=20, atoms=50, more=None, far=None):
     return Half(*codes, number, distance)
 
 
-def test_false_ones_are_rare_where_nothing_changed():
+@pytest.mark.parametrize("bursts", [False, True])
+def test_false_ones_are_rare_where_nothing_changed(bursts):
     generator = np.random.default_rng(0)
     discoveries = [
         int(
-            changes(_half(generator), _half(generator), 50, margin=0.0001, apart=0.0001, seed=seed)
+            changes(
+                _half(generator, bursts=bursts),
+                _half(generator, bursts=bursts),
+                50,
+                margin=0.0001,
+                apart=0.0001,
+                rate=0.05,
+                seed=seed,
+            )
             .significant(0.05)
             .sum()
         )
@@ -141,7 +153,7 @@ def test_false_ones_are_rare_where_nothing_changed():
 def test_use_and_distance_must_both_have_changed(far, wanted):
     generator = np.random.default_rng(1)
     halves = [_half(generator, more=7, far=far) for _ in range(2)]
-    found = changes(*halves, 50, margin=0.5, apart=2.5, seed=0)
+    found = changes(*halves, 50, margin=0.5, apart=2.5, rate=0.05, seed=0)
     assert found.significant(0.05).nonzero().flatten().tolist() == ([7] if wanted else [])
     assert bool(found.more[7])
     assert (found.order(0.05)[0] == 7) or not wanted
@@ -153,7 +165,7 @@ def test_one_token_however_large_is_no_change():
     for half in halves:
         half.second.coefficients[5] = 1e6
         half.distance[5] = 4.0
-    assert not changes(*halves, 50, margin=0.5, apart=1.1, seed=0).significant(0.05).any()
+    assert not changes(*halves, 50, margin=0.5, apart=1.1, rate=0.05, seed=0).significant(0.05).any()
 
 
 def test_bad_input(base, tuned):
@@ -161,7 +173,7 @@ def test_bad_input(base, tuned):
         compare.diff(base, itda.wrap(tiny.module("GPT-2"), tiny.tokenizer(begin=False), id="other"), TEXTS)
     with pytest.raises(ShapeError, match="one width"):
         compare.diff(base, _wide(), TEXTS)
-    with pytest.raises(CorpusError, match="at least 4"):
+    with pytest.raises(CorpusError, match="at least 12"):
         compare.diff(base, tuned, Corpus.from_texts(["one", "two", "three"]))
     for wrong in (None, "text", ["one", "two", "three", "four"]):
         with pytest.raises(CorpusError, match=r"itda\.Corpus"):

@@ -14,7 +14,7 @@ from itda.pursuit import Codes
 Floats = NDArray[np.float64]
 
 _CAP = 3.0  # times the median size of an atom's coefficients: no token counts for more
-_FLIPS = 4999
+_FLIPS, _MOST_FLIPS = 4999, 99_999
 _CHOSEN_FROM = 2.0  # t on the first half, below which an atom is not tested
 _DRAWN = 10  # usual tokens by which the mean distance of a rare atom is drawn to the usual one
 _DOCUMENTS_AT_ONCE = 256
@@ -44,18 +44,19 @@ class Changes:
     """Of each of A atoms, how its use differs, and what says so."""
 
     frequency: Both
-    """Share of tokens whose code has it, float64 (A,)."""
+    """Share of tokens of the second half whose code has it, float64 (A,)."""
     size: Both
-    """Mean size of its coefficient where it is used, none counted as more than three medians; 0 if it never is."""
+    """Mean size of its coefficient where it is used there, none counted as more than three medians; 0 if it is not."""
     more: Tensor
-    """bool (A,): the second model uses it more."""
+    """bool (A,): the second model uses it more on the first half."""
     distance: Tensor
-    """float64 (A,): mean distance of the two models' activations at tokens that use it, in usual distances; of a rare
-    atom, drawn to 1 as by ten usual tokens."""
+    """float64 (A,): mean distance of the two models' activations at tokens of the second half that use it, in usual
+    distances; of a rare atom, drawn to 1 as by ten usual tokens."""
     chosen: Tensor
-    """bool (A,): both differ on the first half by more than is allowed, so both were tested on the second."""
+    """bool (A,): differs on the first half by more than is allowed, so it was tested on the second."""
     p: Tensor
-    """float64 (A,): the larger of those of use and of distance, on the second half. NaN if not chosen."""
+    """float64 (A,): of its use, on the second half; 1 where it does not differ there by more than is allowed. NaN if
+    not chosen."""
     q: Tensor
     """The same, adjusted for how many were tested (Benjamini & Hochberg). NaN if not chosen."""
 
@@ -70,15 +71,18 @@ class Changes:
         return torch.cat([order[changed[order]], order[~changed[order]]])
 
 
-def changes(chosen_on: Half, tested_on: Half, atoms: int, *, margin: float, apart: float, seed: int) -> Changes:
+def changes(
+    chosen_on: Half, tested_on: Half, atoms: int, *, margin: float, apart: float, rate: float, seed: int
+) -> Changes:
     """Compare how two models use atoms.
 
-    Use of an atom in a document is the sum of the sizes of its coefficients, a token's being at most three of the
-    atom's medians: sinks and outliers cannot make a difference by themselves. That of one model must be above
-    (1 + margin) times that of the other. That alone says little: of two atoms that are nearly the same, one from each
-    model, each model uses its own. So activations at the tokens that use the atom must also be more than `apart` times
-    as far from each other as usual. Both are tested by changing signs at random, document by document, and the larger
-    p counts: an atom has changed if both are so.
+    Use of an atom in a document is the sum of the sizes of its coefficients over its tokens, a token's being at most
+    three of the atom's medians: sinks and outliers cannot make a difference by themselves. What is tested, on the
+    second half, is whether the models could be exchanged, document by document: the sum of differences against those
+    with random signs. To be a change it must also be large there: use in one model above (1 + margin) times that in
+    the other, and activations at the tokens that use it more than `apart` times as far from each other as usual (of two
+    atoms that are nearly the same, one from each model, each model uses its own). What is not so has p = 1, so the rate
+    is of all that was tested. The same is asked of the first half, where atoms are chosen.
 
     Args:
         chosen_on: one half of the documents.
@@ -86,27 +90,23 @@ def changes(chosen_on: Half, tested_on: Half, atoms: int, *, margin: float, apar
         atoms: A.
         margin: of use, as a share.
         apart: of distance, in usual ones: the mean over all tokens of the first half.
-        seed: of the flips.
+        rate: of false discoveries, for which there must be draws enough.
+        seed: of the signs.
     """
     caps = _CAP * _medians([codes for half in (chosen_on, tested_on) for codes in (half.first, half.second)], atoms)
-    usual = float(chosen_on.distance.mean())
-
-    def differences(half: Half) -> Iterator[tuple[Floats, Floats, Floats]]:
-        """For documents in pieces, (documents, atoms): how much more than is allowed the second model uses each atom,
-        how much more the first does, and how much farther they are from each other."""
-        for first, second, far in _by_document(half, caps, apart * usual):
-            yield second - (1 + margin) * first, first - (1 + margin) * second, far
-
-    more, less, far = _t(differences(chosen_on), atoms)
-    up = more >= less
-    tested = np.flatnonzero((np.maximum(more, less) >= _CHOSEN_FROM) & (far >= _CHOSEN_FROM))
-    there = [
-        (np.where(up[tested], more[:, tested], less[:, tested]), far[:, tested])
-        for more, less, far in differences(tested_on)
+    usual = float(chosen_on.distance.mean()) or 1.0
+    first, second = (_Use(half, caps) for half in (chosen_on, tested_on))
+    distances = [_mean_distance(half, atoms, usual) for half in (chosen_on, tested_on)]
+    up = first.difference >= 0
+    large = [
+        (used.larger(up) > (1 + margin) * used.smaller(up)) & (far.numpy() > apart)
+        for used, far in zip((first, second), distances, strict=True)
     ]
+    tested = np.flatnonzero((np.abs(first.t) >= _CHOSEN_FROM) & large[0])
     p = np.full(atoms, np.nan)
-    generator = np.random.default_rng(seed)
-    p[tested] = np.maximum(*(_flipped(np.concatenate(parts), generator) for parts in zip(*there, strict=True)))
+    signed = np.concatenate([piece[:, tested] for piece in second.differences()]) * np.where(up[tested], 1, -1)
+    draws = min(max(_FLIPS, int(np.ceil(len(tested) / rate))), _MOST_FLIPS)
+    p[tested] = np.where(large[1][tested], _flipped(signed, draws, np.random.default_rng(seed)), 1.0)
     q = np.full(atoms, np.nan)
     if len(tested):
         from scipy.stats import false_discovery_control
@@ -114,19 +114,48 @@ def changes(chosen_on: Half, tested_on: Half, atoms: int, *, margin: float, apar
         q[tested] = false_discovery_control(p[tested])
     chosen = torch.zeros(atoms, dtype=torch.bool)
     chosen[tested] = True
-    codes = [
-        Codes.concatenate([chosen_on.first, tested_on.first]),
-        Codes.concatenate([chosen_on.second, tested_on.second]),
-    ]
+    codes = (tested_on.first, tested_on.second)
     return Changes(
         frequency=Both(*(one.usage(atoms).double() / max(1, len(one)) for one in codes)),
         size=Both(*(_sizes(one, caps) for one in codes)),
         more=torch.from_numpy(up),
-        distance=_mean_distance((chosen_on, tested_on), atoms, usual),
+        distance=distances[1],
         chosen=chosen,
         p=torch.from_numpy(p),
         q=torch.from_numpy(q),
     )
+
+
+class _Use:
+    """How both models use atoms in the documents of one half."""
+
+    def __init__(self, half: Half, caps: Tensor) -> None:
+        self._half, self._caps = half, caps
+        sums, squares, count = np.zeros((2, len(caps))), np.zeros(len(caps)), 0
+        for first, second in _by_document(half, caps):
+            sums += np.stack([first.sum(0), second.sum(0)])
+            squares += np.square(second - first).sum(0)
+            count += len(first)
+        self._sums = sums
+        self.difference: Floats = sums[1] - sums[0]
+        """Of the second model less the first, the sum over documents, (A,)."""
+        variance = np.maximum(squares - np.square(self.difference) / count, 0) * count / max(count - 1, 1)
+        self.t: Floats = np.divide(self.difference, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
+        """Of the mean difference of documents, (A,)."""
+
+    def larger(self, up: NDArray[np.bool_]) -> Floats:
+        """Use in the model that is said to have more."""
+        found: Floats = np.where(up, self._sums[1], self._sums[0])
+        return found
+
+    def smaller(self, up: NDArray[np.bool_]) -> Floats:
+        """Use in the other one."""
+        return self.larger(~up)
+
+    def differences(self) -> Iterator[Floats]:
+        """For documents in pieces, (documents, A)."""
+        for first, second in _by_document(self._half, self._caps):
+            yield second - first
 
 
 def _medians(several: list[Codes], atoms: int) -> Tensor:
@@ -152,54 +181,40 @@ def _sizes(codes: Codes, caps: Tensor) -> Tensor:
     return sums / codes.usage(len(caps)).clamp_min(1)
 
 
-def _by_document(half: Half, caps: Tensor, allowed: float) -> Iterator[tuple[Floats, Floats, Floats]]:
-    """For documents in pieces, (documents, atoms), per token of the document: use of each atom by both models, and by
-    how much tokens that use it are farther apart than is allowed."""
+def _by_document(half: Half, caps: Tensor) -> Iterator[tuple[Floats, Floats]]:
+    """For documents in pieces, (documents, A): use of each atom by both models, per token of the document."""
     last = int(half.documents[-1]) + 1
     for start in range(0, last, _DOCUMENTS_AT_ONCE):
         count = min(_DOCUMENTS_AT_ONCE, last - start)
         begin, end = torch.searchsorted(half.documents, torch.tensor([start, start + count])).tolist()
         documents = half.documents[begin:end] - start
-        beyond = half.distance[begin:end] - allowed
-        tables = torch.zeros((3, count * len(caps)), dtype=torch.float64)
-        for row, codes in enumerate((half.first[begin:end], half.second[begin:end])):
+        tables = torch.zeros((2, count * len(caps)), dtype=torch.float64)
+        for table, codes in zip(tables, (half.first[begin:end], half.second[begin:end]), strict=True):
             used = codes.atoms >= 0
             which = codes.atoms[used].long()
             cell = (documents[:, None] * len(caps)).expand_as(used)[used] + which
-            tables[row].index_add_(0, cell, torch.minimum(codes.coefficients[used].abs().double(), caps[which]))
-            tables[2].index_add_(0, cell, beyond[:, None].expand_as(used)[used])
+            table.index_add_(0, cell, torch.minimum(codes.coefficients[used].abs().double(), caps[which]))
         tokens = torch.bincount(documents, minlength=count).clamp_min(1)
-        first, second, far = (tables.reshape(3, count, -1) / tokens[:, None]).numpy()
-        yield first, second, far
+        first, second = (tables.reshape(2, count, -1) / tokens[:, None]).numpy()
+        yield first, second
 
 
-def _mean_distance(halves: tuple[Half, Half], atoms: int, usual: float) -> Tensor:
+def _mean_distance(half: Half, atoms: int, usual: float) -> Tensor:
     sums = torch.zeros((2, atoms), dtype=torch.float64)
-    for half in halves:
-        for codes in (half.first, half.second):
-            used = codes.atoms >= 0
-            which = codes.atoms[used].long()
-            sums[0].index_add_(0, which, half.distance[:, None].expand_as(used)[used] / usual)
-            sums[1].index_add_(0, which, torch.ones(len(which), dtype=torch.float64))
+    for codes in (half.first, half.second):
+        used = codes.atoms >= 0
+        which = codes.atoms[used].long()
+        sums[0].index_add_(0, which, half.distance[:, None].expand_as(used)[used] / usual)
+        sums[1].index_add_(0, which, torch.ones(len(which), dtype=torch.float64))
     return (sums[0] + _DRAWN) / (sums[1] + _DRAWN)
 
 
-def _t(pieces: Iterator[tuple[Floats, Floats, Floats]], atoms: int) -> Floats:
-    """Of the mean over documents of each of three questions, (3, atoms)."""
-    sums, squares, count = np.zeros((3, atoms)), np.zeros((3, atoms)), 0
-    for piece in pieces:
-        found = np.stack(piece)
-        sums, squares, count = sums + found.sum(1), squares + np.square(found).sum(1), count + found.shape[1]
-    variance = np.maximum(squares - np.square(sums) / count, 0) * count / max(count - 1, 1)
-    return np.divide(sums, np.sqrt(variance), out=np.zeros_like(sums), where=variance > 0)
-
-
-def _flipped(differences: Floats, generator: np.random.Generator) -> Floats:
+def _flipped(differences: Floats, draws: int, generator: np.random.Generator) -> Floats:
     """How often the sum of differences (documents, atoms) is as large with random signs, one-sided."""
-    found, reached, left = differences.sum(0), np.ones(differences.shape[1]), _FLIPS
+    found, reached, left = differences.sum(0), np.ones(differences.shape[1]), draws
     tolerance = 1e-12 * np.abs(differences).sum(0)
     while left:
         signs = generator.integers(0, 2, (min(left, _PIECE), len(differences))).astype(np.float64) * 2 - 1
         reached += (signs @ differences >= found - tolerance).sum(0)
         left -= len(signs)
-    return reached / (_FLIPS + 1)
+    return reached / (draws + 1)

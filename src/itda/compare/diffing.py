@@ -1,5 +1,6 @@
 """Two models of one tokenizer, such as one before and after fine-tuning: which atoms does the second use otherwise?"""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -56,8 +57,9 @@ def diff(
     """Find the atoms that two models use otherwise, on a dictionary of both and on each one's own.
 
     Dictionaries are built and atoms are chosen on one half of the documents; what was chosen is tested on the other
-    half, document by document, and the share of false ones among those reported is controlled. Text on which the
-    models behave differently must be in the corpus, or nothing can be found.
+    half, by exchanging the models document by document, and the share of false ones among those of each table is
+    controlled. Text on which the models behave differently must be in the corpus, or nothing can be found; where it is
+    more than a third of it, a large distance is the usual one, and `apart` asks too much.
 
     Args:
         base, tuned: models of one tokenizer, whose activations at the site have one width.
@@ -74,7 +76,8 @@ def diff(
         progress: draw bars on stderr.
     Returns: a Diff: tables of atoms, the plain differences of activations and of logits, and the texts where the two
         differ most.
-    Raises: MismatchError for other tokenizers; ShapeError for other widths; CorpusError for fewer than four documents.
+    Raises: MismatchError for other tokenizers; ShapeError for other widths; CorpusError for so few
+        documents that nothing could be found.
     """
     for model in (base, tuned):
         checked_model(model)
@@ -97,9 +100,13 @@ def diff(
             f"A dictionary of both models needs one width at {where!r}. Got {widths[0]} and {widths[1]}; to compare "
             "models of two sizes, use compare.layer_matrix or compare.transplant."
         )
-    if len(corpus) < 4:
-        raise CorpusError(f"A diff chooses on half the documents and tests on the rest. {corpus.name} has only "
-                          f"{len(corpus)}; give at least 4, better hundreds.")  # fmt: skip
+    # Of n documents, signs come out all alike once in 2^n draws
+    needed = 2 * math.ceil(math.log2(1 / rate) + 1)
+    if len(corpus) < needed:
+        raise CorpusError(
+            f"A diff chooses on half the documents and tests on the rest. {corpus.name} has {len(corpus)}; give at "
+            f"least {needed} for a rate of {rate}, better hundreds."
+        )
     chosen_on, tested_on = corpus.split(held_out=0.5, seed=seed)
     choose, test = (_half(base, tuned, part, where, -(-tokens // 2), seed, progress) for part in (chosen_on, tested_on))
     size = atoms or max(1, min(_ATOMS_A_DIMENSION * choose.first.width, len(choose.first) // _ROWS_AN_ATOM))
@@ -202,7 +209,7 @@ def _table(
         for own, half in zip(codes, (choose, test), strict=True)
     ]
     first, second = test.first.rows, test.second.rows
-    found = changes(halves[0], halves[1], len(dictionary), margin=margin, apart=apart, seed=seed)
+    found = changes(halves[0], halves[1], len(dictionary), margin=margin, apart=apart, rate=rate, seed=seed)
     # Of an atom that one model uses more: how much of it has the other?
     shared = torch.where(
         found.more,
