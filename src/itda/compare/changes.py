@@ -55,8 +55,8 @@ class Changes:
     chosen: Tensor
     """bool (A,): differs on the first half by more than is allowed, so it was tested on the second."""
     p: Tensor
-    """float64 (A,): of its use, on the second half; 1 where it does not differ there by more than is allowed. NaN if
-    not chosen."""
+    """float64 (A,): the larger of those of use and of distance, on the second half; 1 where use does not differ there
+    by more than is allowed. NaN if not chosen."""
     q: Tensor
     """The same, adjusted for how many were tested (Benjamini & Hochberg). NaN if not chosen."""
 
@@ -77,12 +77,13 @@ def changes(
     """Compare how two models use atoms.
 
     Use of an atom in a document is the sum of the sizes of its coefficients over its tokens, a token's being at most
-    three of the atom's medians: sinks and outliers cannot make a difference by themselves. What is tested, on the
-    second half, is whether the models could be exchanged, document by document: the sum of differences against those
-    with random signs. To be a change it must also be large there: use in one model above (1 + margin) times that in
-    the other, and activations at the tokens that use it more than `apart` times as far from each other as usual (of two
-    atoms that are nearly the same, one from each model, each model uses its own). What is not so has p = 1, so the rate
-    is of all that was tested. The same is asked of the first half, where atoms are chosen.
+    three of the atom's medians: sinks and outliers cannot make a difference by themselves. Two things are tested on the
+    second half, and the larger p counts. Could the models be exchanged, document by document? The sum of the
+    differences of use is set against sums with random signs. And are activations at the tokens that use the atom more than `apart`
+    times as far from each other as usual? Of two atoms that are nearly the same, one from each model, each model uses
+    its own, and nothing has changed. Again signs are drawn, of what is beyond that; distances are skewed to the right,
+    which makes that cautious. And the change must be large: an atom whose use in one model is not above (1 + margin)
+    times that in the other on the second half has p = 1. The same is asked of the first half, where atoms are chosen.
 
     Args:
         chosen_on: one half of the documents.
@@ -95,18 +96,16 @@ def changes(
     """
     caps = _CAP * _medians([codes for half in (chosen_on, tested_on) for codes in (half.first, half.second)], atoms)
     usual = float(chosen_on.distance.mean()) or 1.0
-    first, second = (_Use(half, caps) for half in (chosen_on, tested_on))
-    distances = [_mean_distance(half, atoms, usual) for half in (chosen_on, tested_on)]
-    up = first.difference >= 0
-    large = [
-        (used.larger(up) > (1 + margin) * used.smaller(up)) & (far.numpy() > apart)
-        for used, far in zip((first, second), distances, strict=True)
-    ]
-    tested = np.flatnonzero((np.abs(first.t) >= _CHOSEN_FROM) & large[0])
+    first, second = (_Use(half, caps, apart * usual) for half in (chosen_on, tested_on))
+    up = first.t[0] >= 0
+    large = [used.larger(up) > (1 + margin) * used.smaller(up) for used in (first, second)]
+    tested = np.flatnonzero((np.abs(first.t[0]) >= _CHOSEN_FROM) & (first.t[1] >= _CHOSEN_FROM) & large[0])
     p = np.full(atoms, np.nan)
-    signed = np.concatenate([piece[:, tested] for piece in second.differences()]) * np.where(up[tested], 1, -1)
+    use, far = second.questions(tested)
     draws = min(max(_FLIPS, int(np.ceil(len(tested) / rate))), _MOST_FLIPS)
-    p[tested] = np.where(large[1][tested], _flipped(signed, draws, np.random.default_rng(seed)), 1.0)
+    generator = np.random.default_rng(seed)
+    both = np.maximum(_flipped(use * np.where(up[tested], 1, -1), draws, generator), _flipped(far, draws, generator))
+    p[tested] = np.where(large[1][tested], both, 1.0)
     q = np.full(atoms, np.nan)
     if len(tested):
         from scipy.stats import false_discovery_control
@@ -119,7 +118,7 @@ def changes(
         frequency=Both(*(one.usage(atoms).double() / max(1, len(one)) for one in codes)),
         size=Both(*(_sizes(one, caps) for one in codes)),
         more=torch.from_numpy(up),
-        distance=distances[1],
+        distance=_mean_distance(tested_on, atoms, usual),
         chosen=chosen,
         p=torch.from_numpy(p),
         q=torch.from_numpy(q),
@@ -127,21 +126,20 @@ def changes(
 
 
 class _Use:
-    """How both models use atoms in the documents of one half."""
+    """How both models use atoms in the documents of one half, and how far apart they are there."""
 
-    def __init__(self, half: Half, caps: Tensor) -> None:
-        self._half, self._caps = half, caps
-        sums, squares, count = np.zeros((2, len(caps))), np.zeros(len(caps)), 0
-        for first, second in _by_document(half, caps):
-            sums += np.stack([first.sum(0), second.sum(0)])
-            squares += np.square(second - first).sum(0)
-            count += len(first)
-        self._sums = sums
-        self.difference: Floats = sums[1] - sums[0]
-        """Of the second model less the first, the sum over documents, (A,)."""
-        variance = np.maximum(squares - np.square(self.difference) / count, 0) * count / max(count - 1, 1)
-        self.t: Floats = np.divide(self.difference, np.sqrt(variance), out=np.zeros_like(variance), where=variance > 0)
-        """Of the mean difference of documents, (A,)."""
+    def __init__(self, half: Half, caps: Tensor, allowed: float) -> None:
+        self._half, self._caps, self._allowed = half, caps, allowed
+        self._sums = np.zeros((2, len(caps)))
+        sums, squares, count = np.zeros((2, len(caps))), np.zeros((2, len(caps))), 0
+        for first, second, far in _by_document(half, caps, allowed):
+            self._sums += np.stack([first.sum(0), second.sum(0)])
+            asked = np.stack([second - first, far])
+            sums, squares, count = sums + asked.sum(1), squares + np.square(asked).sum(1), count + len(far)
+        variance = np.maximum(squares - np.square(sums) / count, 0) * count / max(count - 1, 1)
+        self.t: Floats = np.divide(sums, np.sqrt(variance), out=np.zeros_like(sums), where=variance > 0)
+        """Of the mean over documents of the second model's use less the first's, and of distance beyond what is
+        allowed, (2, A)."""
 
     def larger(self, up: NDArray[np.bool_]) -> Floats:
         """Use in the model that is said to have more."""
@@ -152,10 +150,14 @@ class _Use:
         """Use in the other one."""
         return self.larger(~up)
 
-    def differences(self) -> Iterator[Floats]:
-        """For documents in pieces, (documents, A)."""
-        for first, second in _by_document(self._half, self._caps):
-            yield second - first
+    def questions(self, some: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """The two differences of some atoms, (documents, atoms) each."""
+        pieces = [
+            ((second - first)[:, some], far[:, some])
+            for first, second, far in _by_document(self._half, self._caps, self._allowed)
+        ]
+        use, far = (np.concatenate(parts) for parts in zip(*pieces, strict=True))
+        return use, far
 
 
 def _medians(several: list[Codes], atoms: int) -> Tensor:
@@ -181,22 +183,25 @@ def _sizes(codes: Codes, caps: Tensor) -> Tensor:
     return sums / codes.usage(len(caps)).clamp_min(1)
 
 
-def _by_document(half: Half, caps: Tensor) -> Iterator[tuple[Floats, Floats]]:
-    """For documents in pieces, (documents, A): use of each atom by both models, per token of the document."""
+def _by_document(half: Half, caps: Tensor, allowed: float) -> Iterator[tuple[Floats, Floats, Floats]]:
+    """For documents in pieces, (documents, A), per token of the document: use of each atom by both models, and by how
+    much tokens that use it are farther apart than is allowed."""
     last = int(half.documents[-1]) + 1
     for start in range(0, last, _DOCUMENTS_AT_ONCE):
         count = min(_DOCUMENTS_AT_ONCE, last - start)
         begin, end = torch.searchsorted(half.documents, torch.tensor([start, start + count])).tolist()
         documents = half.documents[begin:end] - start
-        tables = torch.zeros((2, count * len(caps)), dtype=torch.float64)
-        for table, codes in zip(tables, (half.first[begin:end], half.second[begin:end]), strict=True):
+        beyond = half.distance[begin:end] - allowed
+        tables = torch.zeros((3, count * len(caps)), dtype=torch.float64)
+        for row, codes in enumerate((half.first[begin:end], half.second[begin:end])):
             used = codes.atoms >= 0
             which = codes.atoms[used].long()
             cell = (documents[:, None] * len(caps)).expand_as(used)[used] + which
-            table.index_add_(0, cell, torch.minimum(codes.coefficients[used].abs().double(), caps[which]))
+            tables[row].index_add_(0, cell, torch.minimum(codes.coefficients[used].abs().double(), caps[which]))
+            tables[2].index_add_(0, cell, beyond[:, None].expand_as(used)[used])
         tokens = torch.bincount(documents, minlength=count).clamp_min(1)
-        first, second = (tables.reshape(2, count, -1) / tokens[:, None]).numpy()
-        yield first, second
+        first, second, far = (tables.reshape(3, count, -1) / tokens[:, None]).numpy()
+        yield first, second, far
 
 
 def _mean_distance(half: Half, atoms: int, usual: float) -> Tensor:
