@@ -79,11 +79,12 @@ def changes(
     Use of an atom in a document is the sum of the sizes of its coefficients over its tokens, a token's being at most
     three of the atom's medians: sinks and outliers cannot make a difference by themselves. Two things are tested on the
     second half, and the larger p counts. Could the models be exchanged, document by document? The sum of the
-    differences of use is set against sums with random signs. And are activations at the tokens that use the atom more than `apart`
-    times as far from each other as usual? Of two atoms that are nearly the same, one from each model, each model uses
-    its own, and nothing has changed. Again signs are drawn, of what is beyond that; distances are skewed to the right,
-    which makes that cautious. And the change must be large: an atom whose use in one model is not above (1 + margin)
-    times that in the other on the second half has p = 1. The same is asked of the first half, where atoms are chosen.
+    differences of use is set against sums with random signs. And are activations at the tokens that use the atom more
+    than `apart` times as far from each other as usual? Of two atoms that are nearly the same, one from each model, each
+    model uses its own, and nothing has changed. Again signs are drawn, of what is beyond that; distances are skewed to
+    the right, which makes that cautious. And the change must be large: an atom whose use in one model is not above
+    (1 + margin) times that in the other on the second half has p = 1. The same is asked of the first half, where atoms
+    are chosen.
 
     Args:
         chosen_on: one half of the documents.
