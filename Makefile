@@ -6,11 +6,12 @@ OF_FIDELITY := codings controls sinks sites stability probing
 OTHERS := $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py))
 BENCHMARKS := $(filter-out $(patsubst %,benchmarks/bench_%.py,fidelity $(OF_FIDELITY)),$(OTHERS))
 
-.PHONY: help setup demo test torture fuzz soak lint format bench bench-fidelity docs clean
+.PHONY: help setup demo test test-docs torture fuzz soak lint format bench bench-fidelity docs clean
 
 help:
 	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
 	@echo "make test   set up, then run the tests; real models are read from ITDA_TEST_DATA (default ../shared/data)"
+	@echo "make test-docs   run what the README shows: its commands, its Python, the examples, the demo"
 	@echo "make lint   style, types and layers        make docs   write the generated pages of docs/"
 	@echo "make torture, make fuzz, make soak   a hundred kills; 100,000 damaged files; half an hour in one process"
 	@echo "make bench  every benchmark; tables on the terminal, numbers in benchmarks/results"
@@ -28,8 +29,13 @@ demo: $(READY)
 	$(BIN)/itda demo --out itda-demo --overwrite
 
 # Two processes on the same cores: threads that spin while they wait would take them from each other
+PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not documentation"
+
+test-docs: $(READY)
+	$(PYTEST) -m documentation
 
 torture: $(READY)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/torture.py 100

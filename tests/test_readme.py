@@ -18,6 +18,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.documentation
 def test_the_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
@@ -32,6 +33,7 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     assert len(blocks("python")[0].strip().splitlines()) <= 10
 
 
+@pytest.mark.documentation
 def test_the_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [
@@ -65,6 +67,7 @@ def test_the_picture_was_made_by_the_code():
     assert "http" not in picture.replace("http://www.w3.org", "").replace("https://www.textualize.io", "")
 
 
+@pytest.mark.documentation
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
 def test_examples_run(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -86,6 +86,7 @@ def test_atoms_of_a_token_come_from_like_places(llama, stories):
     assert sum(same) / len(same) > 0.35
 
 
+@pytest.mark.documentation
 def test_the_demo_in_a_fresh_process(tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "120"}
     done = subprocess.run(

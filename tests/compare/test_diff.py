@@ -102,13 +102,19 @@ def test_encoders_have_no_predictions_and_are_compared_all_the_same():
 def test_latent_scaling_is_one_for_the_same_and_nothing_without_the_atom():
     rows = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
     dictionary = itda.build_from_activations(rows, atoms=20, steps=2, method="random", progress=False)
-    codes = dictionary.encode(rows)
-    assert latent_scaling(dictionary, rows, codes, rows).nan_to_num(1) == pytest.approx(1, abs=1e-5)
+    codes, documents = dictionary.encode(rows), torch.arange(300) // 5
+    for of_all in latent_scaling(dictionary, rows, codes, rows, documents):
+        assert of_all.nan_to_num(1) == pytest.approx(1, abs=1e-5)
     atom = int(codes.usage(20).argmax())
     has = (codes.atoms == atom).any(1)
     without = rows.clone()
     without[has] -= torch.where(codes.atoms == atom, codes.coefficients, 0).sum(1)[has, None] * dictionary.atoms[atom]
-    assert latent_scaling(dictionary, rows, codes, without)[atom] == pytest.approx(0, abs=1e-5)
+    assert latent_scaling(dictionary, rows, codes, without, documents).shared[atom] == pytest.approx(0, abs=1e-5)
+    half = torch.where((documents % 2 == 0)[:, None], rows, without)
+    found = latent_scaling(dictionary, rows, codes, half, documents)
+    assert found.low[atom] < found.shared[atom] < found.high[atom]
+    assert found.low[atom] > 0.05
+    assert found.high[atom] < 0.95
 
 
 def _half(generator, documents=60, tokens=20, atoms=50, more=None, far=None, bursts=False):

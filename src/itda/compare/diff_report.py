@@ -47,13 +47,15 @@ class ChangedAtom:
     """q is at most the rate that was asked for."""
     shared: float
     """How much of it the other model has at these tokens, by latent scaling: about 1 as much, about 0 nothing."""
+    shared_interval: tuple[float, float]
+    """95 % of it, by drawing documents."""
     contexts: tuple[tuple[str, str, str], ...]
     """Before, token, after: where the model that uses it more does so the most."""
 
     @property
     def only_in(self) -> Side | None:
-        """The model whose own it is: the other has less than a quarter of it, however its codes write it."""
-        return self.more_in if self.shared < OWN else None
+        """The model whose own it is: the other surely has less than a quarter of it, however its codes write it."""
+        return self.more_in if self.shared_interval[1] < OWN else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -68,6 +70,7 @@ class ChangedAtom:
             "q",
             "changed",
             "shared",
+            "shared_interval",
             "only_in",
         )
         facts = {name: getattr(self, name) for name in names}

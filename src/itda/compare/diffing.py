@@ -211,11 +211,10 @@ def _table(
     first, second = test.first.rows, test.second.rows
     found = changes(halves[0], halves[1], len(dictionary), margin=margin, apart=apart, rate=rate, seed=seed)
     # Of an atom that one model uses more: how much of it has the other?
-    shared = torch.where(
-        found.more,
-        latent_scaling(dictionary, second, codes[1][1], first),
-        latent_scaling(dictionary, first, codes[1][0], second),
-    )
+    documents = halves[1].documents
+    of_second = latent_scaling(dictionary, second, codes[1][1], first, documents, seed=seed)
+    of_first = latent_scaling(dictionary, first, codes[1][0], second, documents, seed=seed)
+    scaling = of_second.where(found.more, of_first)
     order = found.order(rate)
     significant = found.significant(rate)
     listed = [atom for atom in order.tolist() if bool(found.chosen[atom])]
@@ -237,7 +236,8 @@ def _table(
                 p=float(found.p[atom]),
                 q=float(found.q[atom]),
                 changed=bool(significant[atom]),
-                shared=float(shared[atom]),
+                shared=float(scaling.shared[atom]),
+                shared_interval=(float(scaling.low[atom]), float(scaling.high[atom])),
                 contexts=contexts[atom],
             )
             for atom in listed
