@@ -38,6 +38,13 @@ def assert_every_choice_is_a_best_one(x, dictionary, coding, backend, memory=Non
             fresh = (after != 0) & (before == 0)
             moved, chosen = fresh.sum(1) == 1, fresh.byte().argmax(1)
         lead = best - sizes.gather(1, chosen[:, None])[:, 0]
+        if steps == 1:
+            began, at_first = now.atoms[:, 0], sizes
+        elif coding.method == "mp":  # of first atoms that are equally good, as many steps may take another one
+            other = now.atoms[:, 0] != began
+            apart = at_first.amax(1) - at_first.gather(1, now.atoms[:, :1].clamp_min(0).long())[:, 0]
+            assert (apart[other] <= tolerance * norms[other]).all()
+            moved &= ~other
         allowed = tolerance * norms + rounding_of_coefficients(before)
         assert (lead[moved] <= allowed[moved]).all()
         if coding.method == "mp" or (coding.method == "omp" and not coding.nonnegative):
