@@ -7,7 +7,6 @@ import typer
 
 from itda.cli import common
 
-_SCALARS = 3  # measures of a single number, which come last
 Models = Annotated[list[str], typer.Argument(help="Two models or more: folders, names on the Hugging Face hub.")]
 
 
@@ -47,12 +46,13 @@ def layers(
     Example: `itda compare layers gpt2-s21 gpt2-s49 gpt2-s81 --corpus texts.json --measure cka`
     """
     from itda import compare
+    from itda.compare.similarities import SCALARS
     from itda.view import figures
 
     if plot is not None:
         figures.check(plot)
     asked = measure or list(compare.measures())
-    wanted = dict.fromkeys([*asked, *compare.measures()[-_SCALARS:]])
+    wanted = dict.fromkeys([*asked, *SCALARS])
     text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
     with common.plain_warnings():
         opened = [common.open_model(name, device, dtype, attention) for name in models]

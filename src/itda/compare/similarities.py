@@ -59,6 +59,8 @@ _MEASURES = {
         Measure("median_norm", "scalar", True, scalars.median_norm),
     )
 }
+SCALARS = tuple(name for name, measure in _MEASURES.items() if measure.looks == "scalar")
+"""Measures of a single number, which any other should beat."""
 
 
 class Known:
