@@ -18,7 +18,7 @@ from itda.compare.similarities import Known, Measure, alike, measures, named
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus, checked_corpus
 from itda.data.sources import Sources
-from itda.errors import ActivationError, OptionError, ShapeError
+from itda.errors import ActivationError, CorpusError, OptionError, ShapeError
 from itda.models.loading import Model, checked_model
 from itda.models.sites import KINDS
 from itda.options import flag, seed_number, whole
@@ -158,6 +158,8 @@ def layers_at_common_places(
     places = [_places(layer.activations.sources) for layer in layers]
     common = set(places[0]).intersection(*places[1:])
     kept = [place for place in places[0] if place in common]
+    if not kept:
+        raise CorpusError(f"No token of {corpus.name} is read by every model in the same window. Give more text.")
     return [
         layer._replace(activations=layer.activations.select(torch.tensor([own[place] for place in kept])))
         for layer, own in zip(layers, places, strict=True)
