@@ -5,13 +5,15 @@ python benchmarks/bench_diff.py
 Ten traits, three fine-tunes of each (traits.py makes them). A diff reads documents that no fine-tune has seen, half of
 them with the trait planted. An atom is of the trait if more than half of what the tuned model's codes have of it, on
 the half that tests, is at the trait's places: the added text and the token before it. "Equals" are two fine-tunes on
-the same text with two seeds.
+the same text with two seeds. The distance that is asked of an atom was chosen on pairs among the first three seeds;
+the pairs of two more seeds have no part in it.
 """
 
 import argparse
 import itertools
 import math
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,6 +27,9 @@ from itda import compare
 from itda.models.loading import Model
 
 OF_TRAIT = 0.5
+APART = 2.5  # the usual one
+LESS_APART = 1.0
+FRESH = (3, 4)
 WAYS = ("ours", "difference of means", "difference of logits", "by chance")
 
 
@@ -39,32 +44,69 @@ def main() -> None:
                 base = itda.load_model(model_folder(trait.model))
                 planted(cells, trait, base, seed)
     for trait in TRAITS:
-        for pair in itertools.combinations(seeds, 2):
-            if not cells.where(trait=trait.name, equals=list(pair)):
-                first, second = (itda.load_model(tuned(trait, seed)) for seed in pair)
-                found = compare.diff(first, second, mixed(trait)[0], seed=pair[0], progress=False)
-                tables = (found.joint, *found.own.values())
-                cells.add(
-                    trait=trait.name, equals=list(pair), tested=[table.tested for table in tables],
-                    changed=[len(table.changed) for table in tables], atoms=len(found.joint.dictionary),
-                )  # fmt: skip
-                print(trait.name, pair, [len(table.changed) for table in tables], flush=True)
+        for pair in [FRESH, *itertools.combinations(seeds, 2)]:
+            equals(cells, trait, pair, APART)
+        equals(cells, trait, FRESH, LESS_APART)
     rows = [summary(cells, trait, seeds) for trait in TRAITS]
     finds = [cell for cell in cells.all if "seed" in cell]
-    equals = [cell for cell in cells.all if "equals" in cell]
     report(
         "diff", rows,
         median_rank={way: statistics.median(cell[way] for cell in finds) for way in WAYS},
+        by_model={model: {way: statistics.median(cell[way] for cell in finds if cell["model"] == model) for way in WAYS}
+                  for model in dict.fromkeys(cell["model"] for cell in finds)},
+        ours_against={way: against(finds, way) for way in WAYS[1:]},
         of_the_trait=statistics.median(cell["of trait"] for cell in finds),
-        equals={
-            "pairs": len(equals),
-            "with any atom called changed": sum(cell["changed"][0] > 0 for cell in equals),
-            "with any, on their own dictionaries": sum(sum(cell["changed"][1:]) > 0 for cell in equals),
-            "atoms called changed": sum(cell["changed"][0] for cell in equals),
-            "atoms": sum(cell["atoms"] for cell in equals), "tested": sum(cell["tested"][0] for cell in equals),
-        },
+        tested=statistics.median(cell["tested"] for cell in finds),
+        none_called_changed=sum(cell["changed"] == 0 for cell in finds),
+        called_changed=sum(cell["changed"] for cell in finds),
+        called_changed_of_the_trait=sum(cell["changed, of trait"] for cell in finds),
+        finds=len(finds),
+        equals=[
+            {"pairs": name, **calls(cell for cell in cells.all if "equals" in cell and which(cell))}
+            for name, which in (
+                ("of the first three seeds", lambda cell: cell["apart"] == APART and cell["equals"] != list(FRESH)),
+                ("of two more seeds", lambda cell: cell["apart"] == APART and cell["equals"] == list(FRESH)),
+                (f"the same, `apart={LESS_APART:g}`", lambda cell: cell["apart"] == LESS_APART),
+            )
+        ],
     )  # fmt: skip
     print({way: statistics.median(cell[way] for cell in finds) for way in WAYS})
+
+
+def equals(cells: Cells, trait: Trait, pair: tuple[int, ...], apart: float) -> None:
+    """Diff two fine-tunes on the same text."""
+    if cells.where(trait=trait.name, equals=list(pair), apart=apart):
+        return
+    first, second = (itda.load_model(tuned(trait, seed)) for seed in pair)
+    found = compare.diff(first, second, mixed(trait)[0], apart=apart, seed=pair[0], progress=False)
+    tables = (found.joint, *found.own.values())
+    cells.add(
+        trait=trait.name, equals=list(pair), apart=apart, tested=[table.tested for table in tables],
+        changed=[len(table.changed) for table in tables], atoms=len(found.joint.dictionary),
+    )  # fmt: skip
+    print(trait.name, pair, [len(table.changed) for table in tables], flush=True)
+
+
+def calls(found: Iterable[Cell]) -> dict[str, int]:
+    """How often an atom of two equals is called changed."""
+    cells = list(found)
+    return {
+        "number": len(cells),
+        "with an atom called changed": sum(cell["changed"][0] > 0 for cell in cells),
+        "with one, own dictionaries": sum(sum(cell["changed"][1:]) > 0 for cell in cells),
+        "atoms called changed": sum(cell["changed"][0] for cell in cells),
+        "tested": sum(cell["tested"][0] for cell in cells),
+        "atoms": sum(cell["atoms"] for cell in cells),
+    }
+
+
+def against(finds: list[Cell], way: str) -> dict[str, int]:
+    """Of the fine-tunes, how many ours ranks before another way."""
+    return {
+        "before": sum(cell["ours"] < cell[way] for cell in finds),
+        "level": sum(cell["ours"] == cell[way] for cell in finds),
+        "behind": sum(cell["ours"] > cell[way] for cell in finds),
+    }
 
 
 def mixed(trait: Trait) -> tuple[itda.Corpus, dict[str, list[tuple[int, int]]]]:
@@ -103,7 +145,9 @@ def planted(cells: Cells, trait: Trait, base: Model, seed: int) -> None:
     cell = cells.add(
         trait=trait.name, model=trait.model, seed=seed, atoms=size, **facts,
         **{"by chance": (size + 1) / (count + 1), "of trait": count, "changed": len(changed),
-           "changed, of trait": int(of_trait[changed].sum()), "kl": found.outputs.kl if found.outputs else None},
+           "changed, of trait": int(of_trait[changed].sum()), "tested": found.joint.tested,
+           "changed, own": [len(table.changed) for table in found.own.values()],
+           "kl": found.outputs.kl if found.outputs else None},
     )  # fmt: skip
     print({name: value for name, value in cell.items() if name != "model"}, flush=True)
 
@@ -141,9 +185,8 @@ def summary(cells: Cells, trait: Trait, seeds: tuple[int, ...]) -> dict[str, Any
     """One trait over its seeds."""
     group = [cell for cell in cells.where(trait=trait.name) if cell.get("seed") in seeds]
     row: dict[str, Any] = {"trait": trait.name, "model": trait.model, "seeds": len(group)}
-    for name in (*WAYS, "of trait", "changed", "changed, of trait", "kl"):
+    for name in (*WAYS, "of trait", "changed", "changed, of trait", "tested", "kl"):
         row[name] = statistics.median(cell[name] for cell in group) if group else math.nan
-    row["equals, changed"] = [cell["changed"][0] for cell in cells.where(trait=trait.name) if "equals" in cell]
     return row
 
 

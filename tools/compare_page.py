@@ -21,7 +21,7 @@ def tables() -> dict[str, list[Row]]:
         "run": [_checkpoint(row) for row in _content("microscope")["rows"]],
         "costs": _costs(_content("microscope")),
         "diff": _diff(_content("diff")),
-        "equals": [_content("diff")["equals"]] if "equals" in _content("diff") else [],
+        "equals": _content("diff").get("equals", []),
         "translate": _translations(_content("translate")["rows"]),
     }
 

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from itda import Corpus, Dictionary, Store, build, build_from_activations, load_model
 
@@ -140,8 +141,14 @@ def victims(home: Path) -> dict[str, Victim]:
     }
 
 
-def kill(victim: Victim, folder: Path, random_: random.Random, *, most: int = 3) -> int:
-    """Kill until it comes to its end, or so often; how often it died. Raises AssertionError for any difference."""
+class Outcome(NamedTuple):
+    deaths: int
+    differing: set[str]
+    """Files that are not as they are when nothing happens."""
+
+
+def kill(victim: Victim, folder: Path, random_: random.Random, *, most: int = 3) -> Outcome:
+    """Kill until it comes to its end, or so often."""
     deaths = 0
     if not victim.expected:
         undisturbed = folder.with_name(f"{folder.name} undisturbed")
@@ -156,8 +163,7 @@ def kill(victim: Victim, folder: Path, random_: random.Random, *, most: int = 3)
         run(victim.command(folder))
     left = contents(folder)
     differing = {name for name in {*left, *victim.expected} if left.get(name) != victim.expected.get(name)}
-    assert not differing, f"after {deaths} kills these differ: {sorted(differing)}"
-    return deaths
+    return Outcome(deaths, differing)
 
 
 def main(kills: int) -> None:
@@ -170,7 +176,10 @@ def main(kills: int) -> None:
         while sum(deaths.values()) < kills:
             name = min(deaths, key=lambda name: deaths[name])
             with tempfile.TemporaryDirectory(dir=home) as folder:
-                deaths[name] += kill(found[name], Path(folder), random_)
+                died, differing = kill(found[name], Path(folder), random_)
+                deaths[name] += died
+                if differing:
+                    sys.exit(f"{name}: after {died} kills these differ: {sorted(differing)} (seed {seed})")
             print(f"{sum(deaths.values())} kills: {deaths}", flush=True)
     print(f"every result was that of the undisturbed run (seed {seed})")
 

@@ -14,7 +14,7 @@ from itda.pursuit import Codes, rebuild
 _BLOCK, _BLOCKS = 4096, 16  # rows between two updates, or fewer, so that there are so many updates in a pass
 _KEPT = 0.8  # of what earlier blocks said, at each block
 _FURTHER = 1.5  # than serves one block best; below 2 the block still gains
-_LEAST = 1e-12
+_LEAST = torch.finfo(torch.float32).tiny
 
 
 def blocks_of(count: int, atoms: int, generator: torch.Generator) -> list[Tensor]:

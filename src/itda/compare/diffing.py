@@ -15,6 +15,7 @@ from itda.compare.changes import Changes, Half, changes
 from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff, Side
 from itda.compare.outputs import AFTER, BEFORE, Place, compare_outputs, farthest
 from itda.compare.scaling import latent_scaling
+from itda.compare.unexplained import fvu
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary
@@ -221,7 +222,7 @@ def _table(
     contexts = _contexts(listed, found, test, codes[1])
     return AtomChanges(
         dictionary=dictionary,
-        fvu=tuple(_fvu(dictionary, one.rows, own) for one, own in zip(test, codes[1], strict=True)),
+        fvu=tuple(fvu(one.rows, dictionary.decode(own)) for one, own in zip(test, codes[1], strict=True)),
         order=order,
         tested=int(found.chosen.sum()),
         atoms=tuple(
@@ -266,11 +267,6 @@ def _contexts(
                 texts.setdefault(half[side].sources[row].quoted(60, 20))
         answer[atom] = tuple(texts)[:_CONTEXTS]
     return answer
-
-
-def _fvu(dictionary: Dictionary, rows: Tensor, codes: Codes) -> float:
-    left = (rows - dictionary.decode(codes)).double().square().sum()
-    return float(left / (rows - rows.mean(0)).double().square().sum())
 
 
 def _places(half: _Half, usual: float) -> tuple[Place, ...]:

@@ -17,6 +17,7 @@ from itda.compare.places import read_at
 from itda.compare.run_report import Checkpoint, FollowedAtom, TrainingRun
 from itda.compare.similarities import named
 from itda.compare.transplants import Transplant, transplant
+from itda.compare.unexplained import fvu
 from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import CorpusError, MismatchError, OptionError
@@ -114,7 +115,7 @@ def follow(
                 Checkpoint(
                     name=name,
                     overlap=1.0 if model is last else _shared(dictionary, model, corpus),
-                    fvu=_energy(rows - there.decode(there.encode(rows))) / _energy(rows - rows.mean(0)),
+                    fvu=fvu(rows, there.decode(there.encode(rows))),
                     layers=_layers(model, last, text, layer_tokens, seed),
                 )
             )
@@ -232,7 +233,3 @@ def _needed(losses: list[Tensor], atoms: Tensor) -> dict[int, int]:
             stays = (means >= means[-1] / 2).flip(0).long().cumprod(0).sum()
             answer[atom] = len(losses) - int(stays)
     return answer
-
-
-def _energy(rows: Tensor) -> float:
-    return float(rows.double().square().sum())

@@ -15,6 +15,7 @@ from itda.compare.known import known
 from itda.compare.places import Reading, readings
 from itda.compare.translation import translate
 from itda.compare.transplants import Transplant
+from itda.compare.unexplained import energy
 from itda.data.activations import Activations
 from itda.data.corpus import Corpus
 from itda.errors import CorpusError, OptionError
@@ -172,12 +173,12 @@ class _Scorer:
         self._other, self._place, self._found, self._truth = other, other.site(there.site), found, truth
         means = there.token_means
         assert means is not None
-        self._beyond = _energy(truth - means.of(token_ids))
-        self._spread = _energy(truth - truth.mean(0))
+        self._beyond = energy(truth - means.of(token_ids))
+        self._spread = energy(truth - truth.mean(0))
         self.loss = self._loss(None)
 
     def __call__(self, rows: Tensor) -> Translated:
-        error, loss = _energy(self._truth - rows), self._loss(rows)
+        error, loss = energy(self._truth - rows), self._loss(rows)
         return Translated(
             fvu=error / self._spread,
             explains=1 - error / self._beyond,
@@ -251,7 +252,3 @@ def _ridges(x: Tensor, y: Tensor) -> dict[str, Any]:
         name: GridSearchCV(model, grid, cv=folds, scoring="neg_mean_squared_error").fit(x.numpy(), y.numpy())
         for name, (model, grid) in grids.items()
     }
-
-
-def _energy(rows: Tensor) -> float:
-    return float(rows.double().square().sum())
