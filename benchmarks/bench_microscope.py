@@ -26,6 +26,7 @@ HELD_OUT_TOKENS, ALL_ATOMS = 20_000, 10_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--figure", help="draw the curves of layers and atoms, as SVG")
+    parser.add_argument("--save", help="keep all that was seen, as JSON")
     asked = parser.parse_args()
     models = {step: model_folder(f"seeds/gpt2-s21-{step}") for step in CHECKPOINTS}
     models["step700"] = model_folder("seeds/gpt2-s21")
@@ -35,11 +36,13 @@ def main() -> None:
     seconds = time.perf_counter() - begin
     if asked.figure:
         save(run_curves(run), asked.figure)
+    if asked.save:
+        run.save(asked.save)
     rows = [of_checkpoint(run, index) for index in range(len(models))]
     costs = run.cost_of_birth()
     assert costs is not None
     report(
-        "microscope", rows, model=run.model, site=run.site, tokens=run.tokens, documents=run.documents,
+        "microscope", rows, model="seeds/gpt2-s21", site=run.site, tokens=run.tokens, documents=run.documents,
         atoms=len(run.dictionary), watched=len(run.atoms), seconds=round(seconds, 1),
         certain=float(np.mean([low == high for low, high in (atom.interval for atom in run.atoms)])),
         settled={measure: run.settled(measure) for measure in ("overlap", "cka")},

@@ -36,9 +36,10 @@ def results_page(_: str) -> str:
     parts = ["# Measured\n", "Made from `benchmarks/results` by `make docs`; `make bench` measures again.\n"]
     for path in sorted(RESULTS.glob("*.json")):
         content = json.loads(path.read_text())
-        facts = {
-            **content["machine"],
-            **{key: value for key, value in content.items() if key not in ("machine", "rows", "script")},
+        facts = content["machine"] | {
+            key: value
+            for key, value in content.items()
+            if key not in ("machine", "rows", "script") and not isinstance(value, dict | list)
         }
         parts.append(f"## {path.stem}\n")
         script = content.get("script", f"bench_{path.stem}.py")

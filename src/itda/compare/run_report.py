@@ -104,25 +104,30 @@ class TrainingRun(Shown):
 
     def cost_of_birth(self, *, seed: int = 0) -> dict[str, tuple[float, Ends]] | None:
         """Mean cost of leaving out an atom, beyond that of another one, at its last checkpoint before birth and at the
-        first one after; the rise; and how much more that is than the rise at the same time of atoms that were not born
-        then. Each with 95 % by drawing atoms with replacement. None if fewer than two were tried.
+        first one after, and the rise.
+
+        All atoms cost more as a model learns to use them, so it stands beside those born at other times: "rise beyond
+        others" is the difference of the two rises, "before, to others" and "after, to others" are the ratios of the
+        costs, and "rise, to others" is that of these. Each with 95 % by drawing atoms with replacement. None if fewer
+        than two were tried.
         """
-        tried = {atom.atom: np.array([own - other for own, other in atom.costs]) for atom in self.atoms if atom.costs}
-        born = {atom.atom: atom.born for atom in self.atoms}
+        tried = [atom for atom in self.atoms if atom.costs]
+        costs = np.array([[own - other for own, other in atom.costs or ()] for atom in tried])
+        born = np.array([atom.born for atom in tried])
         values = []
-        for atom, costs in tried.items():
-            at = born[atom]
-            others = [beside[at] - beside[at - 1] for other, beside in tried.items() if born[other] != at] if at else []
-            if others:
-                rise = costs[at] - costs[at - 1]
-                values.append((costs[at - 1], costs[at], rise, rise - float(np.nanmean(others))))
+        for at, own in zip(born, costs, strict=True):
+            if at and (born != at).any():
+                values.append((*own[at - 1 : at + 1], *np.nanmean(costs[born != at, at - 1 : at + 1], axis=0)))
         table = np.array([row for row in values if not np.isnan(row).any()])
         if len(table) < 2:
             return None
         drawn = np.random.default_rng(seed).integers(0, len(table), (_RESAMPLES, len(table)))
+        with np.errstate(divide="ignore", invalid="ignore"):  # the others may cost nothing
+            found = _birth_figures(*table.mean(0))
+            spread = _birth_figures(*table[drawn].mean(1).T)
         return {
-            name: (float(column.mean()), tuple(np.percentile(column[drawn].mean(1), [2.5, 97.5]).tolist()))
-            for name, column in zip(("before", "after", "rise", "rise beyond others"), table.T, strict=True)
+            name: (float(found[name]), (float(low), float(high)))
+            for name, (low, high) in ((name, np.percentile(spread[name], [2.5, 97.5])) for name in found)
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,7 +178,8 @@ class TrainingRun(Shown):
         if (costs := self.cost_of_birth()) is not None:
             shown = {name: f"{value:.3f} ({low:.3f} to {high:.3f})" for name, (value, (low, high)) in costs.items()}
             yield f"leaving an atom out costs {shown['before']} nats before its birth, {shown['after']} after"
-            yield f"it rises by {shown['rise beyond others']} more than that of atoms born at other times"
+            yield f"it rises by {shown['rise beyond others']} more than that of atoms born at other times; as a share"
+            yield f"of what these cost, from {shown['before, to others']} to {shown['after, to others']}"
         for index, name in enumerate(self.names):
             born = sorted((atom for atom in self.atoms if atom.born == index), key=lambda atom: -atom.tokens)
             if born:
@@ -184,6 +190,19 @@ class TrainingRun(Shown):
                 line = Text(f"{atom.atom:>6}  ", no_wrap=True, overflow="ellipsis")
                 before, token, after = atom.source.quoted(60, 15)
                 yield line.append(before).append(f"[{token}]", "bold").append(after).append(when, "dim")
+
+
+def _birth_figures(before: Any, after: Any, others_before: Any, others_after: Any) -> dict[str, Any]:
+    """Of the mean costs of atoms and of those born at other times."""
+    return {
+        "before": before,
+        "after": after,
+        "rise": after - before,
+        "rise beyond others": after - before - (others_after - others_before),
+        "before, to others": before / others_before,
+        "after, to others": after / others_after,
+        "rise, to others": after / others_after - before / others_before,
+    }
 
 
 def _settled(curve: list[float]) -> float | None:

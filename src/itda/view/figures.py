@@ -42,14 +42,15 @@ def layer_heatmap(matrix: LayerMatrix) -> Any:
 
 
 def run_curves(run: TrainingRun, measure: str = "overlap") -> Any:
-    """Layers of a training run beside those of its last checkpoint, and how many atoms are born when: a Figure.
+    """Layers of a training run beside those of its last checkpoint, how many atoms are born when, and how well those
+    born at each checkpoint tell their tokens from those of their nearest atoms: a Figure.
 
     Raises: MissingExtraError without matplotlib; OptionError for a measure that was not taken.
     """
     if measure not in run.checkpoints[0].layers:
         raise OptionError(f"This run has {', '.join(run.checkpoints[0].layers)}. Got {measure!r}.")
     pyplot = _pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(13, 3.4), layout="constrained")
     sites = list(run.checkpoints[0].layers[measure])
     colours = pyplot.get_cmap(_COLOURS)(np.linspace(0.05, 0.9, len(sites)))
     for site, colour in zip(sites, colours, strict=True):
@@ -57,9 +58,16 @@ def run_curves(run: TrainingRun, measure: str = "overlap") -> Any:
         left.plot(run.names, curve, color=colour, marker="o", markersize=3, label=site.rpartition(".")[2])
     left.set_ylabel(f"{measure} with the last checkpoint")
     left.legend(title="layer", fontsize=7, title_fontsize=8)
-    right.bar(run.names, run.births, color=colours[len(sites) // 2])
-    right.set_ylabel("atoms born")
-    for axes in (left, right):
+    colours = pyplot.get_cmap(_COLOURS)(np.linspace(0.05, 0.9, len(run.names)))
+    middle.bar(run.names, run.births, color=colours)
+    middle.set_ylabel("atoms born")
+    for index, (name, colour) in enumerate(zip(run.names, colours, strict=True)):
+        told = [atom.told for atom in run.atoms if atom.born == index]
+        if told:
+            right.plot(run.names, np.mean(told, axis=0), color=colour, marker="o", markersize=3, label=name)
+    right.set_ylabel("tells its tokens (area under the curve)")
+    right.legend(title="born at", fontsize=7, title_fontsize=8)
+    for axes in (left, middle, right):
         axes.tick_params(axis="x", rotation=30)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
