@@ -16,6 +16,7 @@ def tables() -> dict[str, list[Row]]:
         "layers": _layers(layers, whitened=False),
         "layers whitened": _layers(layers, whitened=True),
         "layers beyond": _beyond(layers),
+        "time": [_time(row) for row in _content("layer_matching_time")["rows"]],
         "tokenizers": [_tokenizers(row) for row in _content("tokenizers")["rows"]],
         "models": _models(_content("models")),
         "run": [_checkpoint(row) for row in _content("microscope")["rows"]],
@@ -66,12 +67,20 @@ def _beyond(rows: list[Row]) -> list[Row]:
     return answer
 
 
+def _time(row: Row) -> Row:
+    return {
+        "activations": "whitened" if row["whitened"] else "plain", "measures": row["measures"], "layers": row["layers"],
+        "tokens": f"{row['tokens']:,}", "seconds": f"{row['seconds']:.0f}",
+    }  # fmt: skip
+
+
 def _tokenizers(row: Row) -> Row:
     return {
         "text": row["text"], "models": row["models"], "common places": f"{row['common']:.0%}",
         "atoms there": row["atoms"], "shared": row["shared"], "Jaccard": f"{row['Jaccard']:.3f}",
         "by chance": f"{row['by chance']:.3f}", "untrained": f"{row['untrained']:.3f}",
-        "beyond chance": f"{row['adjusted']:.3f}", "beyond both": f"{row['beyond']:.3f}",
+        "beyond both": f"{row['beyond']:.3f}", "nets": f"{row['nets']:.3f}",
+        "nets, untrained": f"{row['nets, untrained']:.3f}",
     }  # fmt: skip
 
 

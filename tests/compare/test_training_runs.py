@@ -14,6 +14,7 @@ from itda.compare.run_report import _settled
 from itda.compare.training_runs import _needed
 from itda.errors import CorpusError, MismatchError, ModelError, OptionError
 from support import tiny
+from support.runs import training_run
 
 CHECKPOINTS = ("step0", "step300")
 
@@ -64,6 +65,19 @@ def test_it_reads_and_saves(run_of_three, tmp_path):
     assert document["births"] == list(run_of_three.births)
     assert all(0 < when < 2 for when in document["settled"]["cka"].values())
     assert len(document["atoms"]) == len(run_of_three.atoms)
+
+
+def test_the_cost_of_a_birth_stands_beside_those_of_others():
+    """Beyond another atom: (.1 .2 .4), (0 .4 .6), (0 .1 .6), the second and third born at 1 and 2."""
+    costs = {name: mean for name, (mean, _) in training_run().cost_of_birth().items()}
+    assert costs["before"] == pytest.approx((0 + 0.1) / 2)
+    assert costs["after"] == pytest.approx((0.4 + 0.6) / 2)
+    assert costs["rise"] == pytest.approx(0.45)
+    # The others: (.1 + 0) / 2 and (.2 + .1) / 2 at the first birth, (.2 + .4) / 2 and (.4 + .6) / 2 at the second
+    assert costs["rise beyond others"] == pytest.approx(0.45 - 0.15)
+    assert costs["before, to others"] == pytest.approx(0.05 / 0.175)
+    assert costs["after, to others"] == pytest.approx(0.5 / 0.325)
+    assert costs["rise, to others"] == pytest.approx(0.5 / 0.325 - 0.05 / 0.175)
 
 
 def test_when_a_layer_settles():

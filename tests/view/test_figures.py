@@ -6,6 +6,7 @@ import pytest
 from itda.compare import LayerMatrix
 from itda.errors import MissingExtraError, OptionError, OutputError
 from itda.view import figures
+from support.runs import training_run
 
 pytest.importorskip("matplotlib")
 
@@ -26,6 +27,15 @@ def test_a_heatmap_shows_every_value_and_name():
     assert np.array_equal(axes.images[0].get_array().filled(np.nan), matrix().values, equal_nan=True)
     assert {text.get_text() for text in axes.texts} == {"first", "second"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2"] * 2
+
+
+def test_curves_of_a_run():
+    layers, births, atoms = figures.run_curves(training_run()).axes
+    assert np.allclose([line.get_ydata() for line in layers.lines], [[0.2, 0.6, 1], [0, 0.5, 1]])
+    assert [bar.get_height() for bar in births.patches] == [1, 1, 2]
+    assert np.allclose([line.get_ydata() for line in atoms.lines], [[0.7, 0.8, 0.9], [0.5, 0.8, 0.9], [0.5, 0.55, 0.8]])
+    with pytest.raises(OptionError, match="overlap"):
+        figures.run_curves(training_run(), "cka")
 
 
 @pytest.mark.parametrize("ending", [".svg", ".png", ".pdf"])
