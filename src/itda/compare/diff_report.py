@@ -20,13 +20,15 @@ from itda.shown import Shown
 Side = Literal["base", "tuned"]
 OWN = 0.25
 """Of an atom that one model uses more, the share the other has by latent scaling, below which it is that one's own."""
-_SHOWN = 12
+LISTED = 12
+"""Atoms that are shown, and listed whether they were tested or not: those that come first."""
+_PLACES = 12
 _FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChangedAtom:
-    """An atom that was tested."""
+    """An atom that was tested, or comes first."""
 
     atom: int
     source: Source
@@ -41,6 +43,7 @@ class ChangedAtom:
     distance: float
     """Mean squared distance of the two models' activations at tokens that use it, in usual ones."""
     p: float
+    """NaN for one that was not tested."""
     q: float
     """p, adjusted for all that were tested."""
     changed: bool
@@ -88,7 +91,7 @@ class AtomChanges:
     """int64 (A,): all atoms, tested or not."""
     tested: int
     atoms: tuple[ChangedAtom, ...]
-    """Those that were tested."""
+    """Those that were tested, and the first of all, in that order."""
 
     @property
     def changed(self) -> tuple[ChangedAtom, ...]:
@@ -193,7 +196,7 @@ class Diff(Shown):
             for name, words in (("likelier", self.outputs.raised), ("less likely", self.outputs.lowered)):
                 yield Text(f"  {name}: {' '.join(repr(printable(word)) for word, _ in words[:8])}")
         yield Text("where they differ most", style="bold")
-        for place in self.places[:_SHOWN]:
+        for place in self.places[:_PLACES]:
             line = Text(f"{place.difference:>8.3f}  ", no_wrap=True, overflow="ellipsis")
             line.append(place.before[-60:]).append(f"[{place.token}]", "bold").append(place.after[:20])
             yield line.append(f"  now {printable(place.likelier)!r}" if place.likelier else "")
@@ -206,27 +209,25 @@ def _listed(table: AtomChanges, rate: float, margin: float, name: str) -> Render
         f"models are unusually far apart"
     )
     yield (
-        f"  {table.tested:,} tested, at most {rate:.0%} of them false; FVU {table.fvu[0]:.3f} base, "
-        f"{table.fvu[1]:.3f} tuned"
+        f"  {table.tested:,} tested, at most {rate:.0%} of the changed ones false; FVU {table.fvu[0]:.3f} base, "
+        f"{table.fvu[1]:.3f} tuned; changed ones first, then by how far apart the models are"
     )
-    if not changed:
-        return
     shown = Table(show_edge=False, pad_edge=False, expand=True)
-    for heading in ("atom", "tokens with it", "size", "other has", "apart", "q"):
+    for heading in ("atom", "tokens with it", "size", "other has", "apart", "changed", "q"):
         shown.add_column(heading, justify="right", no_wrap=True)
     shown.add_column("what it is, and where it is used most", no_wrap=True, overflow="ellipsis", ratio=1)
-    for atom in changed[:_SHOWN]:
+    for atom in table.atoms[:LISTED]:
         lines = Text.assemble((atom.source.shortened(50, 10), "bold"))
         for before, token, after in atom.contexts[:2]:
             lines.append(f"\n  {before[-50:]}[{token}]{after[:15]}", "dim")
         shown.add_row(
             str(atom.atom), "{:.2%} → {:.2%}".format(*atom.frequency), "{:.2f} → {:.2f}".format(*atom.size),
             _share(atom.shared) + (f", only {atom.only_in}" if atom.only_in else ""), f"{atom.distance:.1f}",
-            f"{atom.q:.4f}", lines,
+            "yes" if atom.changed else "", "" if math.isnan(atom.q) else f"{atom.q:.4f}", lines,
         )  # fmt: skip
     yield shown
-    if len(changed) > _SHOWN:
-        yield f"... and {len(changed) - _SHOWN:,} more in to_dict()"
+    if len(changed) > LISTED:
+        yield f"... and {len(changed) - LISTED:,} more in to_dict()"
 
 
 def _share(value: float) -> str:

@@ -12,7 +12,7 @@ from itda import progress as progress_bars
 from itda.building import build_from_activations
 from itda.capturing import capture_at_most
 from itda.compare.changes import Changes, Half, changes
-from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff, Side
+from itda.compare.diff_report import LISTED, AtomChanges, ChangedAtom, Diff, Side
 from itda.compare.outputs import AFTER, BEFORE, Place, compare_outputs, farthest
 from itda.compare.scaling import latent_scaling
 from itda.compare.unexplained import fvu
@@ -218,7 +218,7 @@ def _table(
     scaling = of_second.where(found.more, of_first)
     order = found.order(rate)
     significant = found.significant(rate)
-    listed = [atom for atom in order.tolist() if bool(found.chosen[atom])]
+    listed = [atom for place, atom in enumerate(order.tolist()) if place < LISTED or bool(found.chosen[atom])]
     contexts = _contexts(listed, found, test, codes[1])
     return AtomChanges(
         dictionary=dictionary,

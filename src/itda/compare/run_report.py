@@ -16,6 +16,7 @@ from itda.data.sources import Source
 from itda.shown import Shown
 
 _RESAMPLES = 1000
+_SHOWN_LAYERS = 8
 _A_BIRTH = 4  # atoms that are shown of those born at one checkpoint
 Ends = tuple[float, float]
 
@@ -161,15 +162,18 @@ class TrainingRun(Shown):
         for heading in ("born", "own atoms shared", "FVU, carried over"):
             table.add_column(heading, justify="right", no_wrap=True)
         sites = self.checkpoints[0].layers["overlap"]
-        for site in sites:
-            table.add_column(f"layer {site.rpartition('.')[2]}", justify="right", no_wrap=True)
+        few = np.unique(np.linspace(0, len(sites) - 1, _SHOWN_LAYERS).round().astype(int))
+        shown_sites = [list(sites)[place] for place in few]
+        for site in shown_sites:
+            table.add_column(site.rpartition(".")[2], justify="right", no_wrap=True)
         for checkpoint, births in zip(self.checkpoints, self.births, strict=True):
-            layers = (f"{value:.2f}" for value in checkpoint.layers["overlap"].values())
+            layers = (f"{checkpoint.layers['overlap'][site]:.2f}" for site in shown_sites)
             numbers = (f"{checkpoint.overlap:.3f}", f"{checkpoint.fvu:.3f}")
             table.add_row(checkpoint.name, str(births), *numbers, *layers)
         yield table
         yield f"{self.unwatched:,} more atoms are too rare, or not told from their nearest ones even at last"
-        yield "layers: overlap with the same layer of the last checkpoint"
+        listed = ", ".join(site.rpartition(".")[2] for site in shown_sites)
+        yield f"columns {listed}: overlap of that layer with the same one of the last checkpoint"
         for measure in self.checkpoints[0].layers:
             halfway = [(at, site.rpartition(".")[2]) for site, at in self.settled(measure).items() if at is not None]
             if halfway:
@@ -178,8 +182,8 @@ class TrainingRun(Shown):
         if (costs := self.cost_of_birth()) is not None:
             shown = {name: f"{value:.3f} ({low:.3f} to {high:.3f})" for name, (value, (low, high)) in costs.items()}
             yield f"leaving an atom out costs {shown['before']} nats before its birth, {shown['after']} after"
-            yield f"it rises by {shown['rise beyond others']} more than that of atoms born at other times; as a share"
-            yield f"of what these cost, from {shown['before, to others']} to {shown['after, to others']}"
+            yield f"it rises by {shown['rise beyond others']} more than that of atoms born at other times,"
+            yield f"from {shown['before, to others']} of what these cost to {shown['after, to others']} of it"
         for index, name in enumerate(self.names):
             born = sorted((atom for atom in self.atoms if atom.born == index), key=lambda atom: -atom.tokens)
             if born:

@@ -228,11 +228,11 @@ def _baselines(there: Transplant, source: Activations, ids: tuple[Tensor, Tensor
         pairs[BEYOND] = (x, y, source.rows - known.of(ids[0]), means.of(ids[1]))
     for suffix, (own, others, asked, add) in pairs.items():
         for name, fitted in _ridges(own, others).items():
-            yield f"{name}{suffix}", torch.from_numpy(fitted.predict(asked.numpy())).float() + add
+            yield f"{name}{suffix}", torch.from_numpy(fitted.predict(asked.double().numpy())).float() + add
 
 
 def _ridges(x: Tensor, y: Tensor) -> dict[str, Any]:
-    """Linear and kernel ridge regressions of rows on rows, cross-validated."""
+    """Linear and kernel ridge regressions of rows on rows, cross-validated, in float64: kernels are ill-conditioned."""
     from sklearn.kernel_ridge import KernelRidge
     from sklearn.linear_model import Ridge
     from sklearn.model_selection import GridSearchCV, KFold
@@ -249,6 +249,8 @@ def _ridges(x: Tensor, y: Tensor) -> dict[str, Any]:
         ),
     }
     return {
-        name: GridSearchCV(model, grid, cv=folds, scoring="neg_mean_squared_error").fit(x.numpy(), y.numpy())
+        name: GridSearchCV(model, grid, cv=folds, scoring="neg_mean_squared_error").fit(
+            x.double().numpy(), y.double().numpy()
+        )
         for name, (model, grid) in grids.items()
     }
