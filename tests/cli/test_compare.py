@@ -35,6 +35,15 @@ def test_layers(run):
     assert ".svg, .png or .pdf" in run("compare", "layers", "model", "other", *text, "--plot", "a.gif", code=2)
 
 
+@pytest.mark.parametrize("verb", ["checkpoints", "diff"])
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(run, place, verb):
+    """Not even the corpus is looked for."""
+    (place / "a file").write_text("")
+    for out in (".", "a file/out.json"):
+        printed = run("compare", verb, "model", "other", "--corpus", "nowhere.json", "--out", out, code=2)
+        assert "nowhere" not in printed
+
+
 def test_a_measure_that_cannot_be_computed_says_why(run):
     printed = run("compare", "layers", "model", "other", "--corpus", "texts.json", "--tokens", 20, "--measure", "cca")
     assert "need more than" in " ".join(printed.split())
@@ -90,6 +99,7 @@ def test_translate(run):
     assert document["sites"] == ["resid_post.1", "resid_post.0"]
     assert document["dropped"] == 0
     assert "no place" not in printed
+    assert "exists" in run(*asked[:-4], "--corpus", "nowhere.json", "--out", "there", code=2)
     run("build", "model", "--corpus", "some.json", "--atoms", 40, "--steps", 3, "--held-out", 0, "--out", "all")
     assert "Give other text" in run("compare", "translate", "all", "other", "--corpus", "some.json", code=2)
 

@@ -90,6 +90,20 @@ def test_two_tokenizers_meet_where_tokens_of_both_end(data, stories):
         compare.layer_matrix(models, some, measure="cka", sites=["resid_post.1"], tokens=5000, progress=False)
 
 
+def test_layers_without_a_common_place_are_refused(two, monkeypatch):
+    """As if sinks had taken every token of one model that the other kept."""
+    halves = iter((slice(0, None, 2), slice(1, None, 2)))
+
+    def half(*arguments, **options):
+        rows = next(halves)
+        found = itda.capture(*arguments, **options)
+        return {site: one.select(torch.arange(len(one))[rows]) for site, one in found.items()}
+
+    monkeypatch.setattr("itda.compare.layers.capture", half)
+    with pytest.raises(CorpusError, match="by every model"):
+        compare.layer_matrix(two, CORPUS, measure="cka", **PLAIN)
+
+
 def test_bad_input(two, model):
     with pytest.raises(OptionError, match="one name"):
         compare.layer_matrix([model, model], CORPUS, measure="cka")

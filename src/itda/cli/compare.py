@@ -144,7 +144,10 @@ def translate(
     Example: `itda compare translate runs/l2 gpt2-s49 --corpus texts.json`
     """
     from itda import compare
+    from itda.data.files import check_free
 
+    if out is not None:
+        check_free(out, "dictionary", overwrite=overwrite)
     with common.plain_warnings():
         dictionary, own = common.open_both(folder, model, device, dtype, attention)
         text = common.open_corpus(corpus, own.id, split_on, text_field, encoding_errors)
@@ -203,7 +206,7 @@ def checkpoints(
     tokens: Annotated[int, typer.Option(help="That dictionaries are built from.")] = 60_000,
     ablated: Annotated[int, typer.Option(help="Atoms that are left out to see what that costs.")] = 64,
     out: Annotated[Path | None, typer.Option(help="Write everything that was found as JSON.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw layers and births, as .svg, .png or .pdf.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw layers, births and atoms, as .svg, .png or .pdf.")] = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -219,10 +222,13 @@ def checkpoints(
     """
     from itda import compare
     from itda.data.dictionary import Dictionary
+    from itda.data.files import check_file
     from itda.view import figures
 
     if plot is not None:
         figures.check(plot)
+    if out is not None:
+        check_file(out)
     text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors)
     with common.plain_warnings():
         short = [Path(name).name for name in models]
@@ -268,7 +274,10 @@ def diff(
     Example: `itda compare diff gpt2 my-fine-tune --corpus texts.json`
     """
     from itda import compare
+    from itda.data.files import check_file
 
+    if out is not None:
+        check_file(out)
     text = common.open_corpus(corpus, base, split_on, text_field, encoding_errors)
     with common.plain_warnings():
         before, after = (common.open_model(name, device, dtype, attention) for name in (base, tuned))

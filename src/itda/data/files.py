@@ -63,6 +63,21 @@ def check_free(folder: Path, kind: str, *, overwrite: bool) -> None:
         raise OutputError(f"{folder} holds {found!r}, not 'itda.{kind}', so it is not overwritten. Choose another one.")
 
 
+def check_file(path: Path) -> None:
+    """Refuse an output file that cannot be written, before any work is done for it.
+
+    Raises: OutputError.
+    """
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder. Give the name of a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise refused(path, error) from error
+
+
 def write_folder(
     folder: str | Path, kind: str, facts: Mapping[str, Any], files: Mapping[str, Tensors], *, overwrite: bool = False
 ) -> Path:

@@ -7,7 +7,8 @@ import numpy as np
 
 from itda.compare.layer_matching import LayerMatrix
 from itda.compare.run_report import TrainingRun
-from itda.errors import MissingExtraError, OptionError, OutputError
+from itda.data.files import check_file, refused
+from itda.errors import MissingExtraError, OptionError
 
 _COLOURS = "viridis"  # one order in grey and for every kind of colour vision
 _INCHES_A_LAYER = 0.28
@@ -76,11 +77,12 @@ def run_curves(run: TrainingRun, measure: str = "overlap") -> Any:
 def check(path: str | Path) -> Path:
     """A path to which a figure can be written, asked before the work that it is to show.
 
-    Raises: OptionError for another ending than .svg, .png or .pdf; MissingExtraError without matplotlib.
+    Raises: OptionError for another ending than .svg, .png or .pdf; OutputError; MissingExtraError without matplotlib.
     """
     where = Path(path)
     if where.suffix not in (".svg", ".png", ".pdf"):
         raise OptionError(f"A plot is written as .svg, .png or .pdf. Got {where.name!r}.")
+    check_file(where)
     _pyplot()
     return where
 
@@ -92,10 +94,9 @@ def save(figure: Any, path: str | Path) -> Path:
     """
     where = check(path)
     try:
-        where.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(where, dpi=150)
     except OSError as error:
-        raise OutputError(f"{where} cannot be written: {error}.") from error
+        raise refused(where, error) from error
     finally:
         _pyplot().close(figure)
     return where
