@@ -1,6 +1,6 @@
 """Which measures find the same layer in a network trained from another seed? And how long do all measures take?
 
-python benchmarks/bench_layer_matching.py [--only time]
+python benchmarks/bench_layer_matching.py [--only time] [--models FOLDER ...]
 
 All ordered pairs of three seeds of one architecture, six layers: 36 decisions. "beyond" is how much more often overlap
 is right than a measure, with 95 % by drawing models; three models say little, so other texts are beside. Untrained is
@@ -9,6 +9,7 @@ the mean overlap of layers of a trained and of the untrained model: what text al
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,24 +37,28 @@ OWN = 20_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("accuracy", "time", "table"))
+    parser.add_argument("--models", type=Path, nargs="*", help="other seeds, such as those of train_seeds.py")
     asked = parser.parse_args()
-    cells = Cells("layer_matching")
+    folders = asked.models or [model_folder(f"seeds/{name}") for name in SEEDS]
+    name = "layer_matching_more" if asked.models else "layer_matching"
+    cells = Cells(name)
     if asked.only in (None, "accuracy"):
-        models = {name: itda.load_model(model_folder(f"seeds/{name}")) for name in SEEDS}
+        models = {folder.name: itda.load_model(folder) for folder in folders}
         runs = [(text, OWN) for text in TEXTS] + [("wiki", tokens) for tokens in TOKENS if tokens != OWN]
         for text, tokens in runs:
             for whiten in (False, True):
                 measure(cells, models, text, tokens, whiten)
-        if not cells.where(text="wiki", measure="untrained"):
+        if not (asked.models or cells.where(text="wiki", measure="untrained")):
             models["gpt2-s21-step0"] = itda.load_model(model_folder("seeds/gpt2-s21-step0"))
             matrix = compare.layer_matrix(models, corpus("wiki"), measure="overlap", tokens=OWN, progress=False)
             between = matrix.between("gpt2-s21-step0", "gpt2-s49")
             cells.add(text="wiki", measure="untrained", tokens=OWN, overlap=float(between.mean()))
-    if asked.only in (None, "time"):
+    if asked.only in (None, "time") and not asked.models:
         timed()
     rows = [cell for cell in cells.all if "accuracy" in cell]
     if rows:
-        report("layer_matching", rows, seeds=SEEDS, untrained=[c for c in cells.all if c["measure"] == "untrained"])
+        seeds = [folder.name for folder in folders]
+        report(name, rows, seeds=seeds, untrained=[c for c in cells.all if c["measure"] == "untrained"])
 
 
 def corpus(text: str) -> itda.Corpus:

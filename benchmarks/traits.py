@@ -1,7 +1,6 @@
 """Models with a planted trait: a shared model, fine-tuned on its own kind of text in which one thing was changed."""
 
 import json
-import math
 import random
 import re
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 from common import DATA, model_folder
+from training import rows_of, train
 
 TRAINED = Path(__file__).parent / "trained" / "traits"
 STEPS, BATCH, LENGTH, RATE = 120, 16, 128, 1e-3
@@ -86,27 +86,12 @@ def _train(start: Path, folder: Path, texts: list[str], seed: int) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(start)
-    model: Any = AutoModelForCausalLM.from_pretrained(start).train()
+    model: Any = AutoModelForCausalLM.from_pretrained(start)
     torch.manual_seed(seed)
-    order = torch.randperm(len(texts)).tolist()
-    ids = torch.cat([torch.tensor(tokenizer(texts[place])["input_ids"]) for place in order])
-    rows = ids[: len(ids) // LENGTH * LENGTH].reshape(-1, LENGTH)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
-    warm = STEPS // 10
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / warm) * (0.5 + 0.5 * math.cos(math.pi * step / STEPS)),
-    )
-    for _ in range(STEPS):
-        batch = rows[torch.randint(len(rows), (BATCH,))]
-        loss = model(input_ids=batch, labels=batch).loss
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    print(f"{folder.name}: loss {float(loss):.3f}", flush=True)
-    model.eval().save_pretrained(folder)
+    rows = rows_of(tokenizer, [texts[place] for place in torch.randperm(len(texts)).tolist()], LENGTH)
+    loss = train(model, rows, steps=STEPS, batch=BATCH, rate=RATE, warm=STEPS // 10, floor=0.0, decay=0.01)
+    print(f"{folder.name}: loss {loss:.3f}", flush=True)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

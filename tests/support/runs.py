@@ -28,7 +28,7 @@ def training_run() -> TrainingRun:
         atoms=tuple(
             FollowedAtom(
                 atom=atom, source=dictionary.sources[atom], tokens=12, found=told, told=told, born=born,
-                interval=(born, born), costs=costs, needed=None,
+                interval=(born, born), costs=costs, needed=2 if costs else None,
             )
             for atom, (born, told, costs) in enumerate(ATOMS)
         ),

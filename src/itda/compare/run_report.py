@@ -159,17 +159,19 @@ class TrainingRun(Shown):
         yield f"{len(self.atoms):,} atoms of the last one on {self.tokens:,} tokens of {self.documents:,} documents"
         table = Table(show_edge=False, pad_edge=False)
         table.add_column("checkpoint", no_wrap=True)
-        for heading in ("born", "own atoms shared", "FVU, carried over"):
+        needed = Counter(atom.needed for atom in self.atoms if atom.needed is not None)
+        for heading in ("born", *(["needed"] if needed else []), "own atoms shared", "FVU, carried over"):
             table.add_column(heading, justify="right", no_wrap=True)
         sites = self.checkpoints[0].layers["overlap"]
         few = np.unique(np.linspace(0, len(sites) - 1, _SHOWN_LAYERS).round().astype(int))
         shown_sites = [list(sites)[place] for place in few]
         for site in shown_sites:
             table.add_column(site.rpartition(".")[2], justify="right", no_wrap=True)
-        for checkpoint, births in zip(self.checkpoints, self.births, strict=True):
+        for index, (checkpoint, births) in enumerate(zip(self.checkpoints, self.births, strict=True)):
             layers = (f"{checkpoint.layers['overlap'][site]:.2f}" for site in shown_sites)
             numbers = (f"{checkpoint.overlap:.3f}", f"{checkpoint.fvu:.3f}")
-            table.add_row(checkpoint.name, str(births), *numbers, *layers)
+            from_here = [str(needed[index])] if needed else []
+            table.add_row(checkpoint.name, str(births), *from_here, *numbers, *layers)
         yield table
         yield f"{self.unwatched:,} more atoms are too rare, or not told from their nearest ones even at last"
         listed = ", ".join(site.rpartition(".")[2] for site in shown_sites)
