@@ -49,7 +49,7 @@ def main() -> None:
         cost_of_birth={name: {"mean": mean, "interval": ends} for name, (mean, ends) in costs.items()},
     )  # fmt: skip
     for name, (mean, (low, high)) in costs.items():
-        print(f"{name}: {mean:.4f} nats ({low:.4f} to {high:.4f})")
+        print(f"{name}: {mean:.4f} ({low:.4f} to {high:.4f})")
 
 
 def of_checkpoint(run: compare.TrainingRun, index: int) -> dict[str, Any]:

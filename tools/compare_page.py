@@ -111,7 +111,7 @@ def _checkpoint(row: Row) -> Row:
 
 def _costs(content: Row) -> list[Row]:
     return [
-        {"leaving an atom out": name, "nats": f"{of['mean']:.4f}", "95 %": "{:.4f} to {:.4f}".format(*of["interval"])}
+        {"leaving an atom out": name, "mean": f"{of['mean']:.3f}", "95 %": "{:.3f} to {:.3f}".format(*of["interval"])}
         for name, of in content.get("cost_of_birth", {}).items()
     ]
 

@@ -67,7 +67,9 @@ def run_curves(run: TrainingRun, measure: str = "overlap") -> Any:
         if told:
             right.plot(run.names, np.mean(told, axis=0), color=colour, marker="o", markersize=3, label=name)
     right.set_ylabel("tells its tokens (area under the curve)")
-    right.legend(title="born at", fontsize=7, title_fontsize=8)
+    right.legend(
+        title="born at", fontsize=7, title_fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)
+    )  # beside the curves
     for axes in (left, middle, right):
         axes.tick_params(axis="x", rotation=30)
         axes.spines[["top", "right"]].set_visible(False)
