@@ -25,3 +25,8 @@ class Shown(ABC):
         stream = io.StringIO()
         Console(file=stream, width=self.WIDTH, color_system=None).print(self)
         return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()).rstrip()
+
+
+def printable(text: str) -> str:
+    """The text on one line that no terminal misreads: line ends as ↵, control and direction characters as dots."""
+    return "".join(c if c.isprintable() else "↵" if c == "\n" else "·" for c in text)

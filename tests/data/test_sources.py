@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from itda.data.sources import Sources, Window, printable
+from itda.data.sources import Sources, Window
 from itda.errors import FormatError, ShapeError
+from itda.shown import printable
 
 A, B = "aa" * 16, "bb" * 16
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from itda.compare.known import known, write_json
 from itda.compare.outputs import Outputs, Place
 from itda.data.dictionary import Dictionary
-from itda.data.sources import Source, printable
-from itda.shown import Shown
+from itda.data.sources import Source
+from itda.shown import Shown, printable
 
 Side = Literal["base", "tuned"]
 OWN = 0.25

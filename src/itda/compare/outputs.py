@@ -9,10 +9,10 @@ from torch import Tensor
 from itda.capturing import decomposed, in_groups, whole_windows, window_length
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
-from itda.data.sources import printable
 from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import divergence, likelier_words, predict
+from itda.shown import printable
 
 BEFORE, AFTER = 80, 30
 """Characters that are shown around a token."""

@@ -15,8 +15,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from itda.data import files, locks
-from itda.data.files import Tensors
 from itda.errors import FormatError, MismatchError
 from itda.options import seconds
 
@@ -30,7 +31,7 @@ class Saved(NamedTuple):
 
     facts: dict[str, Any]
     """Plain values."""
-    tensors: dict[str, Tensors]
+    tensors: dict[str, dict[str, Tensor]]
     """File name -> tensors."""
 
 

@@ -5,6 +5,8 @@ SHA-256 of every other file) and its safetensors files. It is written under anot
 disk and renamed, so that whoever reads it finds the old one, the new one, or none.
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import glob
@@ -16,23 +18,25 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
-from torch import Tensor
 
 from itda.errors import FormatError, ItdaError, OutputError
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+    from torch import Tensor
+
+    Tensors = dict[str, Tensor]
 
 MANIFEST = "itda.json"
 _OURS = (MANIFEST, "README.md")
 FORMAT_VERSION = 1
-
-Tensors = dict[str, Tensor]
 
 
 def check_free(folder: Path, kind: str, *, overwrite: bool) -> None:
@@ -79,7 +83,12 @@ def check_file(path: Path) -> None:
 
 
 def write_folder(
-    folder: str | Path, kind: str, facts: Mapping[str, Any], files: Mapping[str, Tensors], *, overwrite: bool = False
+    folder: str | Path,
+    kind: str,
+    facts: Mapping[str, Any],
+    files: Mapping[str, Tensors],
+    *,
+    overwrite: bool = False,
 ) -> Path:
     """Write a folder whole or not at all.
 
@@ -163,9 +172,24 @@ def read_folder(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str
     Returns: its facts, and file name without suffix -> tensors.
     Raises: FormatError that names the file and what is wrong with it.
     """
-    folder = Path(folder)
+    from safetensors.torch import load
+
+    return _read_folder(Path(folder), kind, load)
+
+
+def read_arrays(folder: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, dict[str, ndarray[Any, Any]]]]:
+    """The same as numpy arrays, without loading torch, which takes longer than all the rest of it.
+
+    Raises: as `read_folder`.
+    """
+    from safetensors.numpy import load
+
+    return _read_folder(Path(folder), kind, load)
+
+
+def _read_folder(folder: Path, kind: str, load: Callable[[bytes], dict[str, Any]]) -> tuple[dict[str, Any], Any]:
     manifest = read_manifest(folder, kind)
-    files: dict[str, Tensors] = {}
+    files: dict[str, dict[str, Any]] = {}
     named = manifest.get("files")
     for name, checksum in named.items() if isinstance(named, dict) else ():
         path = folder / name
@@ -320,6 +344,8 @@ def _write_bytes(path: Path, content: bytes) -> None:
 
 def _write_tensors(path: Path, tensors: Tensors) -> str:
     """Write a safetensors file without a copy of it in memory; its SHA-256."""
+    from safetensors.torch import save_file
+
     plain: Tensors = {}
     memory: set[int] = set()
     for name, tensor in tensors.items():

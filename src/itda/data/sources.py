@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from itda.errors import FormatError, ShapeError
+from itda.shown import printable
 
 _ID_BYTES = 16
 _COLUMNS = ("row", "window", "char_start", "char_end", "token_id", "token_index")
@@ -239,11 +240,6 @@ class Sources:
         ):
             raise FormatError("The sources in this file are damaged: their columns do not fit together.")
         return cls(**columns, windows=windows, token_names=token_names)
-
-
-def printable(text: str) -> str:
-    """The text on one line that no terminal misreads: line ends as ↵, control and direction characters as dots."""
-    return "".join(c if c.isprintable() else "↵" if c == "\n" else "·" for c in text)
 
 
 def _bytes_tensor(content: bytes) -> Tensor:

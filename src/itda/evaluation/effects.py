@@ -14,7 +14,6 @@ from itda import progress as progress_bars
 from itda.capturing import decomposed, in_groups, whole_windows, window_length
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
-from itda.data.sources import printable
 from itda.errors import CorpusError, ModelError, OptionError
 from itda.evaluation.held_out import held_out_of
 from itda.explaining import place_of
@@ -24,7 +23,7 @@ from itda.models.losses import divergence, likelier_words, next_token_loss, pred
 from itda.models.sites import Site
 from itda.options import seed_number, whole
 from itda.pursuit import Coding
-from itda.shown import Shown
+from itda.shown import Shown, printable
 
 _WORDS = 5  # tokens that are shown of those it makes likelier
 
