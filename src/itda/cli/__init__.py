@@ -24,6 +24,7 @@ from itda.cli import (
     plan,
     sites,
     store,
+    view,
 )
 from itda.errors import ItdaError
 
@@ -69,7 +70,7 @@ def _add(to: typer.Typer, *verbs: Callable[..., None]) -> None:
 _add(
     app, demo.demo, sites.sites, capture.capture, build.build, extend.extend, merge.merge, info.info, evaluate.evaluate,
     explain.explain, encode.encode, plan.plan, measure.probe, measure.read, measure.judge, measure.ablate,
-    measure.stability,
+    measure.stability, view.view, view.report,
 )  # fmt: skip
 stores = typer.Typer(no_args_is_help=True, help="List, check and clear out stores of captured activations.")
 _add(stores, store.ls, store.verify, store.prune)

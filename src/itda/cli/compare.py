@@ -7,6 +7,7 @@ import typer
 
 from itda.cli import common
 
+Out = Annotated[Path | None, typer.Option(help="Write everything that was found as JSON, which `itda view` shows.")]
 Models = Annotated[list[str], typer.Argument(help="Two models or more: folders, names on the Hugging Face hub.")]
 
 
@@ -30,6 +31,7 @@ def layers(
         Path | None,
         typer.Option(help="Draw how alike all layers are, as .svg, .png or .pdf; a file for each measure."),
     ] = None,
+    out: Out = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -51,6 +53,7 @@ def layers(
 
     if plot is not None:
         figures.check(plot)
+    _check(out)
     asked = measure or list(compare.measures())
     wanted = dict.fromkeys([*asked, *SCALARS])
     text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
@@ -65,10 +68,11 @@ def layers(
             figures.save(figures.layer_heatmap(found[name]), where)
     can_match = all(len(one.layers) > 1 and len(set(map(len, one.layers.values()))) == 1 for one in found.values())
     matched = {name: compare.match_layers(one) for name, one in found.items()} if can_match else {}
+    facts = {name: {"matrix": one.to_dict()} for name, one in found.items()}
+    for name, match in matched.items():
+        facts[name]["matching"] = match.to_dict()
+    _keep(out, "layers", {"measures": facts})
     if json:
-        facts = {name: {"matrix": one.to_dict()} for name, one in found.items()}
-        for name, match in matched.items():
-            facts[name]["matching"] = match.to_dict()
         common.print_json(facts)
         return
     if matrix or not matched:
@@ -97,6 +101,7 @@ def dictionaries(
         bool,
         typer.Option("--anyway", help="Go on although they were not built from the same text with the same options."),
     ] = False,
+    out: Out = None,
     json: common.Json = False,
 ) -> None:
     """Count the atoms that two dictionaries share, beside how many they would by chance.
@@ -107,12 +112,14 @@ def dictionaries(
     from itda.data.dictionary import Dictionary
     from itda.data.store import Store
 
+    _check(out)
     one, other = (Dictionary.from_pretrained(folder) for folder in (first, second))
     null = None if untrained is None else Dictionary.from_pretrained(untrained)
     candidates = None
     if store:
         candidates = Store(store[0]).open(one.site).sources, Store(store[-1]).open(other.site).sources
     found = compare.overlap(one, other, candidates=candidates, untrained=null, anyway=anyway)
+    _keep(out, "dictionaries", found.to_dict())
     _show(found, json)
 
 
@@ -128,6 +135,9 @@ def translate(
         Path | None, typer.Option(help="Save the atoms as the other model has them: a dictionary of that model.")
     ] = None,
     overwrite: common.Overwrite = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write what was measured as JSON, which `itda view` shows.")
+    ] = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -148,6 +158,7 @@ def translate(
 
     if out is not None:
         check_free(out, "dictionary", overwrite=overwrite)
+    _check(report)
     with common.plain_warnings():
         dictionary, own = common.open_both(folder, model, device, dtype, attention)
         text = common.open_corpus(corpus, own.id, split_on, text_field, encoding_errors)
@@ -155,8 +166,9 @@ def translate(
         there = compare.transplant(dictionary, second, text, site)
         if out is not None:
             there.save_pretrained(out, overwrite=overwrite)
-        report = compare.measure_translation(there, own, second, text, tokens=tokens, steps=steps, seed=seed)
-    _show(report, json)
+        found = compare.measure_translation(there, own, second, text, tokens=tokens, steps=steps, seed=seed)
+    _keep(report, "translate", found.to_dict())
+    _show(found, json)
 
 
 def models(
@@ -170,6 +182,7 @@ def models(
     ] = "resid_post",
     tokens: Annotated[int, typer.Option(help="Tokens to compare on, the same in all models.")] = 20_000,
     atoms: Annotated[int, typer.Option(help="Of each model, over all its layers.")] = 4096,
+    out: Out = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -185,12 +198,14 @@ def models(
     """
     from itda import compare
 
+    _check(out)
     text = common.open_corpus(corpus, models[0], split_on, text_field, encoding_errors)
     with common.plain_warnings():
         opened = [common.open_model(name, device, dtype, attention) for name in models]
         found = compare.model_matrix(
             opened, text, sites=sites, tokens=tokens, atoms=atoms, untrained=untrained, seed=seed
         )
+    _keep(out, "models", found.to_dict())
     _show(found, json)
 
 
@@ -205,7 +220,7 @@ def checkpoints(
     steps: common.Steps = None,
     tokens: Annotated[int, typer.Option(help="That dictionaries are built from.")] = 60_000,
     ablated: Annotated[int, typer.Option(help="Atoms that are left out to see what that costs.")] = 64,
-    out: Annotated[Path | None, typer.Option(help="Write everything that was found as JSON.")] = None,
+    out: Out = None,
     plot: Annotated[Path | None, typer.Option(help="Draw layers, births and atoms, as .svg, .png or .pdf.")] = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
@@ -222,13 +237,11 @@ def checkpoints(
     """
     from itda import compare
     from itda.data.dictionary import Dictionary
-    from itda.data.files import check_file
     from itda.view import figures
 
     if plot is not None:
         figures.check(plot)
-    if out is not None:
-        check_file(out)
+    _check(out)
     text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors)
     with common.plain_warnings():
         short = [Path(name).name for name in models]
@@ -259,7 +272,7 @@ def diff(
         float, typer.Option(help="And squared distances where it is used must be more than so many usual ones.")
     ] = 2.5,
     rate: Annotated[float, typer.Option(help="Of false discoveries, at most.")] = 0.05,
-    out: Annotated[Path | None, typer.Option(help="Write everything that was found as JSON.")] = None,
+    out: Out = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -274,10 +287,8 @@ def diff(
     Example: `itda compare diff gpt2 my-fine-tune --corpus texts.json`
     """
     from itda import compare
-    from itda.data.files import check_file
 
-    if out is not None:
-        check_file(out)
+    _check(out)
     text = common.open_corpus(corpus, base, split_on, text_field, encoding_errors)
     with common.plain_warnings():
         before, after = (common.open_model(name, device, dtype, attention) for name in (base, tuned))
@@ -288,6 +299,20 @@ def diff(
     if out is not None:
         found.save(out)
     _show(found, json)
+
+
+def _check(out: Path | None) -> None:
+    from itda.data.files import check_file
+
+    if out is not None:
+        check_file(out)
+
+
+def _keep(out: Path | None, kind: str, facts: dict[str, Any]) -> None:
+    from itda.compare.known import write_json
+
+    if out is not None:
+        write_json(out, kind, facts)
 
 
 def _show(found: Any, json: bool) -> None:

@@ -23,7 +23,6 @@ OWN = 0.25
 LISTED = 12
 """Atoms that are shown, and listed whether they were tested or not: those that come first."""
 _PLACES = 12
-_FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +159,6 @@ class Diff(Shown):
         if self.by_logits is not None:
             orders["logits"] = self.by_logits.tolist()
         facts = {
-            "diff": _FORMAT,
             **{name: getattr(self, name) for name in names},
             "joint": self.joint.to_dict(),
             "own": {name: table.to_dict() for name, table in self.own.items()},
@@ -176,7 +174,7 @@ class Diff(Shown):
 
         Raises: OutputError if it cannot be written.
         """
-        return write_json(path, self.to_dict())
+        return write_json(path, "diff", self.to_dict())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(f"{self.models[0]} (base) and {self.models[1]} (tuned) at {self.site}", style="bold")

@@ -2,10 +2,13 @@
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from itda.data.files import write_text
+
+_VERSION = 1
 
 
 def known(value: Any) -> Any:
@@ -17,11 +20,17 @@ def known(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_json(path: str | Path, document: dict[str, Any]) -> Path:
-    """Write a document whole or not at all.
+def write_json(path: str | Path, kind: str, document: Mapping[str, Any]) -> Path:
+    """Write a document whole or not at all, marked as what it is, so that a page can show it.
+
+    Args:
+        path: a file; it is replaced.
+        kind: the verb that made it: `layers`, `diff`, ...
+        document: plain values.
 
     Raises: OutputError if it cannot be written.
     """
     where = Path(path)
-    write_text(where, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    marked = {"format": f"itda.compare.{kind}", "version": _VERSION, **document}
+    write_text(where, json.dumps(marked, indent=1, allow_nan=False) + "\n")
     return where

@@ -136,7 +136,6 @@ class TrainingRun(Shown):
         names = ("model", "site", "tokens", "documents", "names", "births", "unwatched")
         measures = self.checkpoints[0].layers
         facts = {
-            "training_run": 1,
             **{name: getattr(self, name) for name in names},
             "fingerprint": self.dictionary.fingerprint,
             "checkpoints": [vars(checkpoint) for checkpoint in self.checkpoints],
@@ -152,7 +151,7 @@ class TrainingRun(Shown):
 
         Raises: OutputError if it cannot be written.
         """
-        return write_json(path, self.to_dict())
+        return write_json(path, "checkpoints", self.to_dict())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield Text(f"{self.model} through {len(self.checkpoints)} checkpoints, at {self.site}", style="bold")

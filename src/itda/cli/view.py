@@ -1,0 +1,170 @@
+"""itda view, itda report"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from itda.cli import common
+
+if TYPE_CHECKING:
+    from itda.data.dictionary import Dictionary
+    from itda.models.loading import Model
+    from itda.view.shelf import Book
+
+Corpus = Annotated[
+    Path | None,
+    typer.Option("--corpus", help="Text in which atoms are looked for; by default the stretches they come from."),
+]
+Tokens = Annotated[int, typer.Option(help="Read about so many tokens to prepare pages.")]
+Effects = Annotated[
+    int,
+    typer.Option(help="While preparing, leave out so many of the most used atoms to see what changes at the output."),
+]
+
+
+def view(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of dictionaries, or that hold some, and results of `itda compare ... --out`."),
+    ],
+    prepare: Annotated[bool, typer.Option("--prepare", help="Prepare the pages anew, and stop.")] = False,
+    export: Annotated[Path | None, typer.Option(help="Write the pages as files to this folder, and stop.")] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="With --export: explain this text there; may be given several times."),
+    ] = None,
+    atoms: Annotated[int, typer.Option(help="With --export: pages of so many of the most used atoms.")] = 1000,
+    overwrite: common.Overwrite = False,
+    corpus: Corpus = None,
+    model: common.OtherModel = None,
+    tokens: Tokens = 100_000,
+    effects: Effects = 0,
+    host: Annotated[
+        str, typer.Option(help="The address to answer at. One that other machines can reach asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 for any that is free.")] = 8765,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the browser.")] = True,
+    site: common.Place = None,
+    any_model: common.AnyModel = False,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+) -> None:
+    """Look at dictionaries in the browser: their atoms with the texts they come from, and any text explained.
+
+    The first time, what the pages show is prepared: the model reads a text. That is kept in a folder beside the
+    dictionary, and read from there later on.
+
+    Example: `itda view runs/l2`
+    """
+    _check_extra()
+    from itda.view import exporting, serving
+    from itda.view.shelf import Shelf
+
+    if export is not None:
+        exporting.check_export(export, overwrite=overwrite)
+    opener = _Opener(
+        lambda folder: common.open_both(folder, model, device, dtype, attention, tokenizer),
+        lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
+        {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
+    )  # fmt: skip
+    opener.prepare(folders, anew=prepare)
+    if prepare:
+        return
+    shelf = Shelf.open(folders)
+    if export is None:
+        serving.serve(shelf, opener.ask, typer.echo, host=host, port=port, browser=browser)
+        return
+    explained = {name: [opener.ask(book).explain(one) for one in text or ()] for name, book in shelf.books.items()}
+    count = exporting.export(shelf, export, atoms=atoms, explained=explained, overwrite=overwrite)
+    print(f"{count:,} pages in {export}: open {export / 'index.html'}")
+
+
+def report(
+    folder: common.Folder,
+    out: Annotated[Path, typer.Option(help="The HTML file to write; it is replaced.")],
+    atoms: Annotated[int, typer.Option(help="How many atoms, those that carry the most.")] = 30,
+    corpus: Corpus = None,
+    model: common.OtherModel = None,
+    tokens: Tokens = 100_000,
+    effects: Effects = 0,
+    site: common.Place = None,
+    any_model: common.AnyModel = False,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
+    seed: common.Seed = 0,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+) -> None:
+    """Write one HTML file about a dictionary that can be sent to anybody.
+
+    It is made of what `itda view` prepares, which is done if it has not been.
+
+    Example: `itda report runs/l2 --out report.html`
+    """
+    _check_extra()
+    from itda.view import exporting
+    from itda.view.shelf import Shelf
+
+    opener = _Opener(
+        lambda path: common.open_both(path, model, device, dtype, attention, tokenizer),
+        lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
+        {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
+    )  # fmt: skip
+    exporting.check_report(out)
+    opener.prepare([folder], anew=False)
+    shelf = Shelf.open([folder])
+    print(exporting.report(shelf, next(iter(shelf.books)), out, atoms=atoms))
+
+
+@dataclass(frozen=True)
+class _Opener:
+    """How dictionaries, models and text are opened, when they are first needed."""
+
+    both: "Callable[[Path], tuple[Dictionary, Model]]"
+    text: Callable[[str], Any]
+    """The corpus that was named, if one was, for a model of some name."""
+    options: dict[str, Any]
+
+    def prepare(self, folders: list[Path], *, anew: bool) -> None:
+        """Prepare what has not been prepared, or everything anew."""
+        from itda.view import shelf
+
+        for folder in shelf.dictionaries_in(folders):
+            if not anew and shelf.is_ready(folder):
+                continue
+            from itda.view.preparing import prepare
+
+            typer.echo(f"Preparing the pages of {folder}.", err=True)
+            with common.plain_warnings():
+                dictionary, model = self.both(folder)
+                records = prepare(dictionary, model, self.text(model.id), name=folder.name, **self.options)
+            records.save(folder)
+
+    def ask(self, book: "Book") -> Any:
+        """What answers questions about texts."""
+        from itda.view.what_if import WhatIf
+
+        dictionary, model = self.both(book.folder)
+        dictionary.prepare(memory=0)  # for a text at a time, inner products of all atoms cost more than they save
+        return WhatIf(dictionary, model, site=self.options["site"], check_model=self.options["check_model"])
+
+
+def _check_extra() -> None:
+    from importlib.util import find_spec
+
+    from itda.errors import MissingExtraError
+
+    if not all(find_spec(name) for name in ("fastapi", "uvicorn", "jinja2")):
+        raise MissingExtraError("Looking at dictionaries in the browser", "view")
