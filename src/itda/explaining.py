@@ -4,6 +4,7 @@ import io
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,7 @@ from itda.data.provenance import Provenance
 from itda.data.sources import Source
 from itda.data.text_files import clean
 from itda.errors import CorpusError, OptionError
+from itda.html import MINUS, PLUS, element, join, table, visible
 from itda.models import tokenizing
 from itda.models.loading import Model, checked_model
 from itda.pursuit import Coding
@@ -130,6 +132,17 @@ class Explanation(Shown):
             table.add_row(Text(printable(token.token)), missed, Text("\n").join(lines))
         yield table
 
+    def _repr_html_(self) -> str:
+        rows = []
+        for token in self.tokens:
+            missed = "" if token.unexplained is None else f"{token.unexplained:.0%}"
+            atoms = join([_fragment(piece) for piece in token.pieces[:_SHOWN]], "\n")
+            if token.left_out:
+                atoms = element("i", f"not decomposed ({token.left_out})")
+            rows.append((element("b", visible(token.token)), missed, atoms))
+        title = f"{self.site} of {self.model_id}, {self.atoms:,} atoms: {self.unexplained:.1%} unexplained"
+        return str(table(title, ("token", "missed", "atoms: coefficient, number, and the text each comes from"), rows))
+
     def to_svg(self, *, width: int = 110) -> str:
         """The table as a picture, self-contained: no font is fetched from anywhere."""
         console = Console(file=io.StringIO(), record=True, width=width)
@@ -225,6 +238,20 @@ def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model
     if site is not None and site != provenance.site:
         raise OptionError(f"This dictionary was built at {provenance.site!r}. Got site={site!r}; leave site out.")
     return provenance.site
+
+
+def _fragment(piece: Piece) -> Markup:
+    """One atom as markup, on a line of its own."""
+    amount = element("span", f"{piece.coefficient:+.2f}", style=f"color:{PLUS if piece.coefficient >= 0 else MINUS}")
+    quotes = []
+    for weight, source in piece.mixture or ((1.0, piece.source),):
+        share = f"{weight:.0%} " if piece.mixture else "" if piece.named else "e.g. "
+        if source.document is None:
+            quotes.append(join([share, source.text]))
+            continue
+        before, token, after = source.quoted(before=_CONTEXT, after=_CONTEXT // 2)
+        quotes.append(join([share, before, element("mark", visible(token)), after]))
+    return element("div", amount, f" {piece.atom} {piece.heads}", join(quotes, " | "))
 
 
 def _line(piece: Piece) -> Text:

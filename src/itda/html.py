@@ -1,11 +1,14 @@
 """Text as markup, and the one place where it becomes that: whatever a corpus holds is shown, and never run."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from markupsafe import Markup, escape
 
 from itda.shown import printable
 
+PLUS, MINUS = "#0072B2", "#D55E00"
+"""Of what adds and of what takes away: told apart by colour-blind readers too (Okabe & Ito 2008)."""
 LONGEST = 400
 """Characters of a text that are shown where nobody says how many; a token can be 100 kB long."""
 
@@ -36,6 +39,15 @@ def element(tag: str, *children: Any, **attributes: Any) -> Markup:
 def join(children: Any, between: str = "") -> Markup:
     """Children one after the other, escaped unless they are markup."""
     return Markup(escape(between).join(escape(child) for child in children))  # escaped
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Markup:
+    """A table that stands by itself, as in a notebook cell; cells are escaped unless they are markup."""
+    left = {"style": "text-align:left;vertical-align:top"}
+    head = element("tr", *(element("th", name, scope="col", **left) for name in columns))
+    body = [element("tr", *(element("td", cell, **left) for cell in row)) for row in rows]
+    caption = element("caption", title, style="caption-side:top;text-align:left;font-weight:600")
+    return element("table", caption, element("thead", head), element("tbody", *body))
 
 
 def visible(text: str, longest: int = LONGEST) -> str:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
 
+_CELL = '<pre style="white-space:pre;overflow-x:auto;line-height:1.3;font-family:ui-monospace,monospace">{code}</pre>'
+
+
 class Shown(ABC):
     """What rich draws in a terminal; as a string it is the same in plain text."""
 
@@ -18,6 +21,13 @@ class Shown(ABC):
 
     @abstractmethod
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult: ...
+
+    def _repr_html_(self) -> str:
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=self.WIDTH, record=True, force_jupyter=False)
+        console.print(self)
+        return console.export_html(inline_styles=True, code_format=_CELL)
 
     def __str__(self) -> str:
         from rich.console import Console

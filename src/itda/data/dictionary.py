@@ -20,10 +20,12 @@ from itda.data.provenance import Provenance
 from itda.data.sources import Source, Sources
 from itda.data.token_means import TokenMeans
 from itda.errors import MismatchError, OptionError
+from itda.html import table
 from itda.pursuit import Codes, Coding, Prepared, checked_coding, prepare, pursue, rebuild
 from itda.shapes import as_matrix
 
 _ID_BYTES = 16
+_IN_A_CELL = 8  # atoms that a notebook shows
 
 Kind = Literal["activations", "mixtures", "learned"]
 """What atoms are: each one activation, a convex mixture of a few, or a direction that no activation has."""
@@ -119,6 +121,11 @@ class Dictionary:
         where = f"{self.site} of {self.model_id}" if self.provenance else "a bare array"
         steps = f"{self.coding.steps} steps{' in the mean' if self.coding.varies else ''}"
         return f"Dictionary({len(self):,} atoms of width {self.width} from {where}, {steps})"
+
+    def _repr_html_(self) -> str:
+        most = torch.argsort(self.usage_counts, descending=True, stable=True)[:_IN_A_CELL].tolist()
+        rows = [(atom, int(self.usage_counts[atom]), self.describe(atom)) for atom in most]
+        return str(table(repr(self), ("atom", "uses", "text, of the atoms that are used most"), rows))
 
     @property
     def width(self) -> int:

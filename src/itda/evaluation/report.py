@@ -8,6 +8,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from itda.html import element, join, table
 from itda.pursuit import Coding
 from itda.shown import Shown
 
@@ -28,6 +29,9 @@ class Scores:
     """The same with 0 for the mean activation in place."""
     kl: float | None = None
     """Divergence of the predictions from the model's own, nats per token."""
+
+
+_COLUMNS = ("FVU", "residual FVU", "ΔCE nats", "CE score", "CE score, mean", "KL nats")
 
 
 def _cell(value: float | None) -> str:
@@ -138,15 +142,26 @@ class Report(Shown):
         yield Text("")
         yield Group(self._scores_table(), Text(""), *map(Text, self._lines()))
 
-    def _scores_table(self) -> Table:
-        table = Table(show_edge=False, pad_edge=False)
-        table.add_column("reconstruction", no_wrap=True)
-        for name in ("FVU", "residual FVU", "ΔCE nats", "CE score", "CE score, mean", "KL nats"):
-            table.add_column(name, justify="right", no_wrap=True)
+    def _repr_html_(self) -> str:
+        coding = Coding.from_dict(self.coding)
+        steps = f"{coding.steps} steps{' in the mean' if coding.varies else ''}"
+        title = f"{self.atoms:,} atoms, {steps}, at {self.site} of {self.model}; {self.tokens:,} held-out tokens"
+        rows = [(name, *map(_cell, asdict(scores).values())) for name, scores in self._rows().items()]
+        lines = join([element("div", line) for line in self._lines()])
+        return str(join([table(title, ("reconstruction", *_COLUMNS), rows), lines]))
+
+    def _rows(self) -> dict[str, Scores]:
         rows = {"this dictionary": self.scores, **{f"  {name}": scores for name, scores in self.baselines.items()}}
         if self.everything_replaced:
             rows["this dictionary, every token"] = self.everything_replaced
-        for name, scores in rows.items():
+        return rows
+
+    def _scores_table(self) -> Table:
+        table = Table(show_edge=False, pad_edge=False)
+        table.add_column("reconstruction", no_wrap=True)
+        for name in _COLUMNS:
+            table.add_column(name, justify="right", no_wrap=True)
+        for name, scores in self._rows().items():
             values = list(asdict(scores).values())
             table.add_row(name, *(_cell(value) for value in values))
         return table

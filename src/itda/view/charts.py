@@ -9,12 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from itda.html import element, join
+from itda.html import MINUS, PLUS, element, join
 
-PLUS, MINUS = "#0072B2", "#D55E00"
-"""For what adds and for what takes away (Okabe & Ito 2008)."""
 _WIDTH, _HEIGHT = 320, 150
-_LEFT, _BOTTOM, _TOP = 44, 34, 8
+_LEFT, _RIGHT, _BOTTOM, _TOP = 44, 18, 34, 8
 
 
 def bars(
@@ -36,7 +34,7 @@ def bars(
         logarithmic: whether `edges` are powers of ten, to be written so.
     """
     top = max([*counts, 1])
-    step = (_WIDTH - _LEFT - 6) / max(len(counts), 1)
+    step = (_WIDTH - _LEFT - _RIGHT) / max(len(counts), 1)
     label = [f"{10**edge:.3g}" if logarithmic else f"{edge:.3g}" for edge in edges]
     shapes = [
         element(
@@ -54,8 +52,12 @@ def bars(
         )
         for place, count in enumerate(counts)
     ]  # fmt: skip
-    ticks = [(0, label[0]), (len(counts) // 2, label[len(counts) // 2]), (len(counts), label[-1])]
-    marks = [_text(_LEFT + place * step, _HEIGHT - _BOTTOM + 12, text, "middle") for place, text in ticks]
+    span = edges[-1] - edges[0] or 1.0
+    marks = [
+        _text(_LEFT + (tick - edges[0]) / span * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM + 12,
+              f"{10**tick:g}" if logarithmic else f"{tick:g}", "middle")
+        for tick in _ticks(edges[0], edges[-1], whole=logarithmic)
+    ]  # fmt: skip
     highest = label[max(range(len(counts)), key=counts.__getitem__)]
     said = f"{title}: {sum(counts):,.0f} {up}, the most ({top:,.0f}) at {highest}"
     return _chart(title, said, [*shapes, *hovers, *marks, *_axes(across, up, top)])
@@ -68,7 +70,7 @@ def curve(values: Sequence[float], *, title: str, across: str, up: str) -> Marku
         values: the share at rank 1, 2, ...
         title, across, up: as of `bars`.
     """
-    wide = _WIDTH - _LEFT - 6
+    wide = _WIDTH - _LEFT - _RIGHT
     ends = math.log10(max(len(values), 2))
     places = sorted({round(10 ** (ends * step / 80)) for step in range(81)})
     points = [(math.log10(place) / ends, values[min(place, len(values)) - 1]) for place in places]
@@ -127,6 +129,17 @@ def heatmap(
     return _chart(title, title, shapes, side + 4, side + 4)
 
 
+def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
+    """Three to six round numbers between two others; the larger step of 1, 2 and 5 times a power of ten that gives so
+    many, and no fraction where they are powers themselves."""
+    rough = max((high - low) / 5, 1e-12)
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(unit * times for times in (1, 2, 5, 10) if unit * times >= rough)
+    step = max(step, 1.0) if whole else step
+    first = math.ceil(low / step - 1e-9)
+    return [number * step + 0.0 for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
 def _y(value: float, top: float) -> float:
     return _TOP + (1 - value / top) * (_HEIGHT - _BOTTOM - _TOP)
 
@@ -138,7 +151,7 @@ def _text(x: float, y: float, text: str, anchor: str) -> Markup:
 def _axes(across: str, up: str, top: float) -> list[Markup]:
     floor = _HEIGHT - _BOTTOM
     return [
-        element("line", x1=_LEFT, x2=_WIDTH - 4, y1=floor, y2=floor, stroke="currentColor", stroke_opacity=0.5),
+        element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=floor, y2=floor, stroke="currentColor", stroke_opacity=0.5),
         _text(_LEFT - 6, _TOP + 8, f"{top:,.3g}", "end"),
         _text(_LEFT - 6, floor, "0", "end"),
         _text((_LEFT + _WIDTH) / 2, _HEIGHT - 6, across, "middle"),

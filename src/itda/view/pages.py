@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from itda.errors import OptionError
 from itda.html import visible
 from itda.view import charts
 from itda.view.records import Array, Records
@@ -128,25 +127,13 @@ def table(records: Records) -> dict[str, Any]:
     }
 
 
-def checked_atom(records: Records, atom: int) -> int:
-    """The number of an atom.
-
-    Raises: OptionError if there is none of that number.
-    """
-    if not 0 <= atom < len(records):
-        raise OptionError(f"This dictionary has atoms 0 to {len(records) - 1}. Got {atom}.")
-    return atom
-
-
 def atom(records: Records, number: int) -> dict[str, Any]:
     """Everything about one atom.
 
     Raises: OptionError if there is none of that number.
     """
-    checked_atom(records, number)
-    count = int(records.counts[number])
-    uses = records.uses[records.offsets[number] : records.offsets[number + 1]]
-    values = records.coefficients.ravel()[uses]
+    uses, values = records.uses_of(number), records.coefficients_of(number)
+    count = len(uses)
     tokens = len(records.tokens)
     largest = float(np.abs(values).max()) if count else 0.0
     own = _own_coefficients(records, uses, values)
@@ -177,15 +164,13 @@ def atom(records: Records, number: int) -> dict[str, Any]:
 
 def texts_using(records: Records, number: int, count: int = 16) -> list[str]:
     """The stretches of text in which an atom is strongest."""
-    uses = records.uses[records.offsets[number] : records.offsets[number + 1]]
-    windows = records.tokens[uses // records.atoms.shape[1], 0].tolist()
+    windows = records.tokens[records.uses_of(number) // records.atoms.shape[1], 0].tolist()
     return [records.windows[window] for window in list(dict.fromkeys(windows))[:count]]
 
 
 def atom_chart(records: Records, number: int) -> Any:
     """How large an atom's coefficients are where it is used; None if it never is."""
-    uses = records.uses[records.offsets[number] : records.offsets[number + 1]]
-    values = records.coefficients.ravel()[uses]
+    values = records.coefficients_of(number)
     if not len(values):
         return None
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from itda.data import files
-from itda.errors import FormatError
+from itda.errors import FormatError, OptionError
 from itda.shown import printable
 
 KIND = "view"
@@ -137,6 +137,24 @@ class Records:
     def _summed(self, values: Array) -> Array:
         owner = np.repeat(np.arange(len(self)), self.counts)
         return np.bincount(owner, weights=values[self.uses], minlength=len(self))
+
+    def uses_of(self, atom: int) -> Array:
+        """Places of an atom in the flattened codes, the largest coefficients first.
+
+        Raises: OptionError if there is no atom of that number.
+        """
+        if not 0 <= atom < len(self):
+            raise OptionError(f"This dictionary has atoms 0 to {len(self) - 1}. Got {atom}.")
+        uses: Array = self.uses[self.offsets[atom] : self.offsets[atom + 1]]
+        return uses
+
+    def coefficients_of(self, atom: int) -> Array:
+        """An atom's coefficients, the largest first.
+
+        Raises: as `uses_of`.
+        """
+        values: Array = self.coefficients.ravel()[self.uses_of(atom)]
+        return values
 
     def parts_of(self, atom: int) -> list[Part]:
         """What an atom is, the largest first."""

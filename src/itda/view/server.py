@@ -159,14 +159,15 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
     def effect(name: str, atom: Number) -> dict[str, Any]:
         """What leaving out an atom changes."""
         book = shelf.book(name)
-        pages.checked_atom(book.records, atom)
-        return models.use(book, lambda model: model.effect(atom, contexts=pages.texts_using(book.records, atom)))
+        texts = pages.texts_using(book.records, atom)
+        return models.use(book, lambda model: model.effect(atom, texts))
 
     @app.put("/api/d/{name}/atoms/{atom}/note")
     def note(name: str, atom: Number, asked: NoteToKeep) -> dict[str, Any]:
         """Keep a note on an atom; an empty one takes it away."""
         book = shelf.book(name)
-        book.notes.write(pages.checked_atom(book.records, atom), asked.text)
+        book.records.uses_of(atom)  # refuses an atom that is not there
+        book.notes.write(atom, asked.text)
         return {"atom": atom, "text": book.notes[atom]}
 
     _answer_errors(app, shown)

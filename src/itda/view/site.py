@@ -82,11 +82,13 @@ class Site:
         )  # fmt: skip
 
     def written(self, name: str) -> list[int] | None:
-        """The atoms that have a page, the most used ones; None for all."""
+        """The atoms that have a page: the most used, and those of texts that were explained; None for all."""
         counts = self.shelf.book(name).records.counts
         if self._atoms is None or self._atoms >= len(counts):
             return None
-        return sorted(range(len(counts)), key=lambda atom: (-counts[atom], atom))[: self._atoms]
+        used = sorted(range(len(counts)), key=lambda atom: (-counts[atom], atom))[: self._atoms]
+        tokens = (token for text in self.explained(name) for token in text["tokens"])
+        return sorted({*used, *(piece["atom"] for token in tokens for piece in token["pieces"])})
 
     def explained(self, name: str) -> list[dict[str, Any]]:
         """The texts that were explained beforehand."""
