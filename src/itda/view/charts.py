@@ -12,6 +12,7 @@ from markupsafe import Markup
 from itda.html import MINUS, PLUS, element, join
 
 _WIDTH, _HEIGHT = 320, 150
+_MARGIN, _LONGEST = 90, 14  # of a heatmap, and the characters of a name that fit there
 _LEFT, _RIGHT, _BOTTOM, _TOP = 44, 18, 34, 8
 
 
@@ -97,7 +98,7 @@ def heatmap(
     """
     count = len(names)
     cell = max(10, min(26, 520 // max(count, 1)))
-    first = 90
+    first = _MARGIN
     shapes: list[Markup] = []
     known = [value for row in values for value in row if value is not None]
     low, high = min([*known, 0.0]), max([*known, 1e-9])
@@ -115,18 +116,25 @@ def heatmap(
     side = first + count * cell
     for place in range(count):
         middle = first + (place + 0.7) * cell
-        shapes.append(_text(first - 6, middle, names[place], "end"))
-        shapes.append(_text(first + (place + 0.5) * cell, first - 6, names[place], "middle"))
+        shapes.append(_text(first - 6, middle, _short(names[place]), "end"))
+        across = first + (place + 0.5) * cell
+        # Longer names than a cell is wide lean
+        lean = {"transform": f"rotate(-45 {across:.1f} {first - 6})"} if len(names[place]) > 3 else {}
+        anchor = "start" if lean else "middle"
+        shapes.append(_text(across, first - 6, _short(names[place]), anchor, **lean))
         if place and groups[place] != groups[place - 1]:
             edge = first + place * cell - 0.5
             shapes.append(element("line", x1=first, x2=side, y1=edge, y2=edge, stroke="currentColor"))
             shapes.append(element("line", y1=first, y2=side, x1=edge, x2=edge, stroke="currentColor"))
     for group in dict.fromkeys(groups):
         middle = first + (groups.index(group) + list(groups).count(group) / 2) * cell
-        short = group if len(group) <= 14 else f"…{group[-13:]}"
-        shapes.append(_text(first - 24, middle, short, "end"))
-        shapes.append(_text(middle, first - 24, short, "middle"))
-    return _chart(title, title, shapes, side + 4, side + 4)
+        shapes.append(_text(first - 24, middle, _short(group), "end"))
+        shapes.append(_text(middle, first - 24, _short(group), "middle"))
+    return _chart(title, title, shapes, side + _MARGIN, side + 4)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
 
 
 def _ticks(low: float, high: float, *, whole: bool) -> list[float]:
@@ -144,8 +152,9 @@ def _y(value: float, top: float) -> float:
     return _TOP + (1 - value / top) * (_HEIGHT - _BOTTOM - _TOP)
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> Markup:
-    return element("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, font_size=10, fill="currentColor")
+def _text(x: float, y: float, text: str, anchor: str, **more: str) -> Markup:
+    place = {"x": f"{x:.1f}", "y": f"{y:.1f}", **more}
+    return element("text", text, **place, text_anchor=anchor, font_size=10, fill="currentColor")
 
 
 def _axes(across: str, up: str, top: float) -> list[Markup]:

@@ -72,7 +72,7 @@ def _layers(file: str, content: Mapping[str, Any]) -> Result:
 
 def _models(file: str, content: Mapping[str, Any]) -> Result:
     names = [name.rpartition("/")[2] for name in content["models"]]
-    picture = charts.heatmap(content["values"], names, names, title="How alike models are")
+    picture = charts.heatmap(content["values"], names, [""] * len(names), title="How alike models are")
     means = {name: _number(content[name]) for name in ("within", "across", "beside_untrained")}
     line = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in means.items() if value)
     return Result("Models", file, [line], [], [Picture(picture, "Overlap of the dictionaries of all their layers")], [])
@@ -122,8 +122,8 @@ def _diff(file: str, content: Mapping[str, Any]) -> Result:
             words = "  ".join(repr(visible(word, 40)) for word, _ in outputs[name][:8])
             lines.append(f"Tokens {name}: {words}")
     places = [
-        {"weight": f"{place['kl']:.2f}", "before": visible(place["before"]), "token": visible(place["token"]),
-         "after": visible(place["after"])}
+        {"weight": f"{place['difference']:.2f}", "before": visible(place["before"]), "token": visible(place["token"]),
+         "after": visible(place["after"]), "now": visible(place["likelier"], 40)}
         for place in content["places"][:20]
     ]  # fmt: skip
     title = "Atoms of a dictionary of both, in the order in which to read them"
