@@ -51,4 +51,5 @@ def demo(
         explanation,
         f"\nWritten to {out}: the dictionary, report.json, explanation.json and explanation.svg.",
         f'Try next: itda explain {out / "dictionary"} "Raise a ValueError if the string is empty."',
+        f"Or look at it in the browser (extra 'view'): itda view {out / 'dictionary'}",
     )

@@ -120,10 +120,10 @@ def table(records: Records) -> dict[str, Any]:
         "token": [visible(records.token_of(atom), 40) for atom in range(len(records))],
         "text": [records.describe(atom, before, after) for atom in range(len(records))],
         "uses": counts.tolist(),
-        "size": [round(float(size), 3) for size in records.sizes],
+        "size": [round(float(size), 2) for size in records.sizes],
         "one_in": [round(tokens / count) if count else None for count in counts.tolist()],
-        "x": [round(float(x), 4) for x in records.places[:, 0]],
-        "y": [round(float(y), 4) for y in records.places[:, 1]],
+        "x": [round(float(x), 3) for x in records.places[:, 0]],
+        "y": [round(float(y), 3) for y in records.places[:, 1]],
     }
 
 
