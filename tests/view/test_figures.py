@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from itda.compare import LayerMatrix
+import itda
+from itda.compare import LayerMatrix, ModelMatrix
 from itda.errors import MissingExtraError, OptionError, OutputError
 from itda.view import figures
+from itda.view.preparing import prepare
+from support.pages import bare_dictionary
 from support.runs import training_run
 
 pytest.importorskip("matplotlib")
@@ -56,3 +59,52 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match="plots"):
         figures.layer_heatmap(matrix())
+
+
+def test_what_pages_show_can_be_drawn(prepared, embedded):
+    records = prepared.records
+    shares = records.counts[records.counts > 0]
+    density = figures.density(records).axes[0]
+    assert sum(bar.get_height() for bar in density.patches) == len(shares)
+    carried = figures.use(records).axes[0].lines[0].get_ydata()
+    assert carried[-1] == pytest.approx(1)
+    assert np.all(np.diff(carried) >= 0)
+    sizes = figures.coefficients(records, 3).axes[0]
+    assert sum(bar.get_height() for bar in sizes.patches) == records.counts[3]
+    points = figures.atom_map(records).axes[0].collections[0].get_offsets()
+    assert np.allclose(points, records.places)
+    explained = itda.explain(prepared.dictionary, embedded, "costs $5 and $6")
+    bars = figures.explanation(explained).axes[0]
+    assert [bar.get_height() for bar in bars.patches] == [token.unexplained or 0 for token in explained.tokens]
+
+
+def test_fidelity_beside_the_token_mean(prepared, embedded):
+    report = itda.evaluate(prepared.dictionary, embedded, itda.Corpus.embedded(), tokens=500, progress=False)
+    axes = figures.fidelity({"one": report, "two": report}).axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [report.fvu, report.fvu]
+    assert axes.lines[0].get_xdata()[0] == report.baselines["token mean"].fvu
+    assert sum(bar.get_height() for bar in figures.density(report).axes[0].patches) == len(prepared.dictionary)
+    with pytest.raises(OptionError, match="at least one report"):
+        figures.fidelity({})
+
+
+def test_light_and_dark_are_different_grounds(prepared):
+    light, dark = (figures.use(prepared.records, theme=theme) for theme in ("light", "dark"))
+    assert sum(light.get_facecolor()[:3]) > 2.9
+    assert sum(dark.get_facecolor()[:3]) < 0.5
+    assert light.axes[0].lines[0].get_color() != dark.axes[0].lines[0].get_color()
+    with pytest.raises(OptionError, match="theme"):
+        figures.use(prepared.records, theme="pink")
+    with pytest.raises(OptionError, match="without a text"):
+        figures.density(prepare(bare_dictionary(), progress=False))
+
+
+def test_models_side_by_side():
+    values = np.array([[1.0, 0.2], [0.2, 1.0]])
+    matrix = ModelMatrix(
+        models=("runs/a", "runs/b"), architectures=("x", "x"), atoms=(3, 3), values=values, jaccard=values,
+        expected=values, untrained=None, facts={},
+    )  # fmt: skip
+    axes = figures.model_heatmap(matrix).axes[0]
+    assert np.array_equal(axes.images[0].get_array(), values)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]

@@ -50,6 +50,6 @@ def demo(
         "\n3. One sentence as atoms: each line is a real activation, named by the text it came from\n",
         explanation,
         f"\nWritten to {out}: the dictionary, report.json, explanation.json and explanation.svg.",
+        f"Look at it in the browser (extra 'view'): itda view {out / 'dictionary'}",
         f'Try next: itda explain {out / "dictionary"} "Raise a ValueError if the string is empty."',
-        f"Or look at it in the browser (extra 'view'): itda view {out / 'dictionary'}",
     )
