@@ -132,6 +132,7 @@ def test_mistakes(run, built, place):
     assert "cannot be written" in run("report", "runs/model", "--out", "a file/report.html", code=2)
     wrong = run("view", "runs/model", "--prepare", "--model", "other", code=2)
     assert "belongs to the model" in wrong
+    assert "different models (model, other)" in run("view", "runs", "--no-browser", "--model", "other", code=2)
 
 
 def test_without_the_extra_it_says_what_to_install(run, built, monkeypatch):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import itda
+from itda import compare
+from itda.compare.known import write_json
 from itda.view import exporting, pages
 from itda.view.preparing import prepare
 from itda.view.shelf import Shelf
@@ -151,6 +153,12 @@ def test_a_text_is_explained_and_an_atom_scaled(watched, address):
     slider.focus()
     page.keyboard.press("Home")
     page.wait_for_selector("#next th:nth-child(3)")
+    expect(page.locator("#state")).to_have_text("")
+    minus = page.locator("#next p").inner_text()
+    page.locator(".piece button").first.click()
+    expect(page.locator(".piece output").first).to_have_text("×0")
+    expect(page.locator("#next p")).not_to_have_text(minus)
+    assert page.locator(".piece button").first.get_attribute("aria-pressed") == "true"
     assert float(re.search(r"token (\d+\.\d+) nats", page.locator("#next p").inner_text())[1]) > 0
     assert page.locator("#state").inner_text() == ""
 
@@ -284,13 +292,24 @@ def test_a_real_model_from_end_to_end(watched, llama, stories, tmp_path):
     dictionary = itda.build(llama, train, site="resid_post.2", atoms=256, tokens=10_000, progress=False)
     dictionary.save_pretrained(tmp_path / "stories")
     prepare(dictionary, llama, stories, name="stories", tokens=10_000, progress=False).save(tmp_path / "stories")
-    shelf = Shelf.open([tmp_path])
-    with serving(shelf, lambda book: WhatIf(dictionary, llama)) as address:
+    matrix = compare.layer_matrix([llama], stories, measure="cka", tokens=1_000)
+    write_json(tmp_path / "layers.json", "layers", {"measures": {"cka": {"matrix": matrix.to_dict()}}})
+    with serving(Shelf.open([tmp_path]), lambda book: WhatIf(dictionary, llama)) as address:
         page = watched().page
-        page.goto(f"{address}/d/stories/explain.html")
+        page.goto(address)
+        page.click("main h2 a")
+        expect(page.locator("#filter")).to_be_enabled()
+        page.fill("#filter", "girl")
+        assert rows_of(page).count() > 0
+        rows_of(page).first.locator("a").click()
+        assert page.locator(".contexts li").count() > 0
+        assert "girl" in page.locator("blockquote").first.inner_text()
+        page.click(".crumbs a >> nth=0")
+        page.click("text=Explain a text with it")
         page.fill("#text", "Once upon a time, there was a little")
         page.click("#explain button")
         page.wait_for_selector("#answer:not([hidden])")
         assert page.locator("#next td").first.inner_text().startswith("g"), "of girl"
-        page.locator(".piece a").first.click()
-        assert page.locator(".contexts li").count() > 0
+        page.click("text=Compare")
+        title = page.locator("svg rect title").nth(1).text_content()
+        assert title.endswith(f"{matrix.values[0, 1]:.3f}")

@@ -75,6 +75,7 @@ def view(
         lambda folder: common.open_both(folder, model, device, dtype, attention, tokenizer),
         lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
         {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
+        model,
     )  # fmt: skip
     opener.prepare(folders, anew=prepare)
     if prepare:
@@ -121,6 +122,7 @@ def report(
         lambda path: common.open_both(path, model, device, dtype, attention, tokenizer),
         lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
         {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
+        model,
     )  # fmt: skip
     exporting.check_report(out)
     opener.prepare([folder], anew=False)
@@ -136,12 +138,21 @@ class _Opener:
     text: Callable[[str], Any]
     """The corpus that was named, if one was, for a model of some name."""
     options: dict[str, Any]
+    named: str | None
+    """The model that was named in place of those that the dictionaries name."""
 
     def prepare(self, folders: list[Path], *, anew: bool) -> None:
         """Prepare what has not been prepared, or everything anew."""
+        from itda.errors import OptionError
         from itda.view import shelf
 
-        for folder in shelf.dictionaries_in(folders):
+        found = shelf.dictionaries_in(folders)
+        if self.named is not None and len(owners := shelf.models_of(found)) > 1:
+            raise OptionError(
+                f"These dictionaries are of different models ({', '.join(owners)}), and --model names one for all. "
+                "Show them one at a time, or leave --model out."
+            )
+        for folder in found:
             if not anew and shelf.is_ready(folder):
                 continue
             from itda.view.preparing import prepare

@@ -87,6 +87,18 @@ def dictionaries_in(folders: Sequence[str | Path]) -> list[Path]:
     return found
 
 
+def models_of(folders: Sequence[Path]) -> list[str]:
+    """The models that dictionaries were built on, by name, each once.
+
+    Raises: FormatError.
+    """
+    owners = [files.read_manifest(folder, "dictionary")["provenance"] for folder in folders]
+    names: dict[str, str] = {}
+    for owner in filter(None, owners):
+        names.setdefault(str(owner["model"].get("parameters") or owner["model"].get("files")), owner["model"]["id"])
+    return list(names.values())
+
+
 def open_records(folder: Path) -> Records:
     """What the pages of a dictionary's folder are made of.
 

@@ -91,18 +91,34 @@ window.addEventListener("DOMContentLoaded", () => {
     for (const [kind, text] of piece.parts) what.append(element(kind === "token" ? "mark" : "bdi", text));
     row.append(amount, what);
     if (form && current.predicts) {
-      const scale = element("label", undefined, "scale");
+      const scale = element("label");
       const value = element("output", "×1");
       const input = element("input");
       Object.assign(input, { type: "range", min: -2, max: 4, step: 0.5, value: 1 });
       input.setAttribute("aria-label", `Scale of atom ${piece.atom}; 0 leaves it out`);
-      input.addEventListener("input", () => (value.textContent = `×${input.value}`));
-      input.addEventListener("change", () => {
+      const leave = element("button", "leave out");
+      leave.type = "button";
+      leave.setAttribute("aria-pressed", "false");
+      leave.setAttribute("aria-label", `Leave out atom ${piece.atom}`);
+      const named = () => {
+        value.textContent = `×${input.value}`;
+        leave.setAttribute("aria-pressed", String(Number(input.value) === 0));
+      };
+      const apply = () => {
         scales[piece.atom] = Number(input.value);
         change(index);
+      };
+      input.addEventListener("input", named);
+      input.addEventListener("change", apply);
+      leave.addEventListener("click", () => {
+        input.value = Number(input.value) === 0 ? 1 : 0;
+        named();
+        apply();
       });
       scale.append("scale ", value, input);
-      row.append(scale);
+      const controls = element("div", undefined, "scale");
+      controls.append(scale, leave);
+      row.append(controls);
     }
     return row;
   }
