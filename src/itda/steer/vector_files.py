@@ -1,0 +1,63 @@
+"""Steering vectors in files: one safetensors file, with which model they belong to in its header."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from itda.data import files
+from itda.errors import FormatError, OptionError
+from itda.models.fingerprints import ModelRecord
+from itda.steer.vectors import SteeringVector
+
+_FORMAT, _VERSION = "itda.steering_vector", 1
+
+
+def save(vector: SteeringVector, path: str | Path) -> Path:
+    """Write a vector, whole or not at all; the same vector gives the same bytes.
+
+    Raises: OptionError for another ending than .safetensors; OutputError.
+    """
+    where = Path(path)
+    if where.suffix != ".safetensors":
+        raise OptionError(f"A steering vector is written as .safetensors. Got {where.name!r}.")
+    facts = {
+        "version": _VERSION, "sites": list(vector.sites), "norms": dict(vector.norms), "facts": files.to_plain(dict(vector.facts)),
+        "model": asdict(vector.model) if vector.model else None,
+    }  # fmt: skip
+    tensors = {name: direction.float().contiguous() for name, direction in vector.directions.items()}
+    header = {"format": _FORMAT, "itda": json.dumps(facts, sort_keys=True, allow_nan=False)}
+    files.write_bytes(where, to_bytes(tensors, metadata=header))
+    return where
+
+
+def load(path: str | Path) -> SteeringVector:
+    """Read a vector.
+
+    Raises: FormatError if the file is missing, damaged, of a newer version, or something else.
+    """
+    where = Path(path)
+    if not where.is_file():
+        raise FormatError(f"There is no file {where}. Check the path.")
+    try:
+        with safe_open(where, framework="pt") as opened:
+            header = opened.metadata() or {}
+            directions = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{where} is no safetensors file, or a damaged one: {error}.") from error
+    if header.get("format") != _FORMAT:
+        raise FormatError(f"{where} holds {header.get('format')!r}, not {_FORMAT!r}. Check the path.")
+    with files.parsing(where):
+        facts: dict[str, Any] = json.loads(header["itda"])
+        if facts["version"] > _VERSION:
+            raise FormatError(f"{where} has version {facts['version']}, and this itda reads {_VERSION}. Upgrade itda.")
+        if any(direction.dtype != torch.float32 for direction in directions.values()):
+            raise ValueError("its directions are not float32")
+        model = ModelRecord.from_dict(facts["model"]) if facts["model"] else None
+        norms = {name: float(facts["norms"][name]) for name in facts["sites"]}
+        directions = {name: directions[name] for name in norms}
+        return SteeringVector(directions=directions, norms=norms, model=model, facts=facts["facts"])
