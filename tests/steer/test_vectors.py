@@ -147,10 +147,15 @@ def test_damaged_and_foreign_files_are_refused(vector, tmp_path):
         with pytest.raises(FormatError):
             steer.SteeringVector.load(path)
     save_file({"a": torch.ones(3)}, path)
-    with pytest.raises(FormatError, match="not 'itda.steering_vector'"):
+    with pytest.raises(FormatError, match="no steering vector"):
         steer.SteeringVector.load(path)
-    for facts in ({}, {"version": 1}, {"version": 99}, {"version": 1, "norms": {}, "facts": {}, "model": None}, []):
-        header = {"format": "itda.steering_vector", "itda": json.dumps(facts)}
+    own = {"format": "itda.steering_vector", "version": 1}
+    for facts in (
+        {}, own, {**own, "version": 99}, {**own, "format": "itda.dreams"}, [],
+        {**own, "sites": [], "norms": {}, "facts": {}, "model": None},
+        {**own, "sites": ["resid_post.0"], "norms": {}, "facts": {}, "model": None},
+    ):  # fmt: skip
+        header = {"itda": json.dumps(facts)}
         save_file({SITE: torch.ones(16)}, path, metadata=header)
         with pytest.raises((FormatError, OptionError)):
             steer.SteeringVector.load(path)

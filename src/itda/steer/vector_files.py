@@ -26,11 +26,12 @@ def save(vector: SteeringVector, path: str | Path) -> Path:
     if where.suffix != ".safetensors":
         raise OptionError(f"A steering vector is written as .safetensors. Got {where.name!r}.")
     facts = {
-        "version": _VERSION, "sites": list(vector.sites), "norms": dict(vector.norms), "facts": files.to_plain(dict(vector.facts)),
-        "model": asdict(vector.model) if vector.model else None,
+        "format": _FORMAT, "version": _VERSION, "sites": list(vector.sites), "norms": dict(vector.norms),
+        "facts": files.to_plain(dict(vector.facts)), "model": asdict(vector.model) if vector.model else None,
     }  # fmt: skip
     tensors = {name: direction.float().contiguous() for name, direction in vector.directions.items()}
-    header = {"format": _FORMAT, "itda": json.dumps(facts, sort_keys=True, allow_nan=False)}
+    # One key: the format keeps several in no order
+    header = {"itda": json.dumps(facts, sort_keys=True, allow_nan=False)}
     files.write_bytes(where, to_bytes(tensors, metadata=header))
     return where
 
@@ -49,10 +50,12 @@ def load(path: str | Path) -> SteeringVector:
             directions = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  # no mapping
     except (SafetensorError, OSError) as error:
         raise FormatError(f"{where} is no safetensors file, or a damaged one: {error}.") from error
-    if header.get("format") != _FORMAT:
-        raise FormatError(f"{where} holds {header.get('format')!r}, not {_FORMAT!r}. Check the path.")
+    if "itda" not in header:
+        raise FormatError(f"{where} is no steering vector of itda: it does not say what it holds. Check the path.")
     with files.parsing(where):
         facts: dict[str, Any] = json.loads(header["itda"])
+        if facts["format"] != _FORMAT:
+            raise FormatError(f"{where} holds {facts['format']!r}, not {_FORMAT!r}. Check the path.")
         if facts["version"] > _VERSION:
             raise FormatError(f"{where} has version {facts['version']}, and this itda reads {_VERSION}. Upgrade itda.")
         if any(direction.dtype != torch.float32 for direction in directions.values()):
