@@ -12,6 +12,7 @@ import urllib.request
 import pytest
 
 from support import tiny
+from support.pages import bare_dictionary
 
 pytest.importorskip("fastapi")
 
@@ -109,6 +110,16 @@ def test_it_answers_until_it_is_interrupted(built, place):
     _, said = process.communicate(timeout=30)
     assert process.returncode == 0, said
     assert "Traceback" not in said
+
+
+def test_a_dictionary_of_a_bare_array_is_shown_without_a_model(run, place):
+    bare_dictionary().save_pretrained(place / "bare", overwrite=True)
+    run("view", "bare", "--export", "bare pages")
+    page = (place / "bare pages" / "d" / "bare" / "atoms" / "0.html").read_text()
+    assert "row " in page
+    assert "made without a text" in page
+    wrong = run("view", "bare", "--export", "more pages", "--text", "x", code=2)
+    assert "--model and --site" in wrong
 
 
 def test_a_port_in_use_is_said(run, built):

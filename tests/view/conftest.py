@@ -26,7 +26,7 @@ def prepared(tmp_path_factory, embedded) -> Prepared:
     """Signed codes, so that there are atoms that are taken away too."""
     corpus = itda.Corpus.embedded()
     dictionary = itda.build(
-        embedded, corpus.split()[0], site="resid_post.3", atoms=128, tokens=6_000, progress=False,
+        embedded, corpus.split()[0], site="resid_post.3", atoms=128, tokens=6_000, method="random", progress=False,
         coding=itda.Coding(steps=6, method="omp"),
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("view") / "runs"

@@ -4,6 +4,8 @@ import re
 
 import itda
 from itda.html import LONGEST, element, join, table, visible
+from support import tiny
+from support.pages import bare_dictionary
 from support.runs import training_run
 
 
@@ -31,14 +33,13 @@ def test_dictionaries_explanations_and_reports(prepared, embedded):
     assert "token mean" in report._repr_html_()
 
 
-def test_mixtures_learned_atoms_and_bare_arrays(embedded):
-    corpus = itda.Corpus.embedded()
+def test_mixtures_learned_atoms_and_bare_arrays(model):
+    corpus = itda.Corpus.from_texts(tiny.KINGS)
     for method, expected in (("mixture", r"\d+% "), ("learned", "e.g. ")):
-        dictionary = itda.build(
-            embedded, corpus, site="resid_post.3", atoms=16, tokens=1_000, method=method, progress=False
-        )
-        assert re.search(expected, itda.explain(dictionary, embedded, "Return x")._repr_html_())
+        dictionary = itda.build(model, corpus, atoms=12, steps=2, method=method, progress=False)
+        assert re.search(expected, itda.explain(dictionary, model, "the king")._repr_html_())
         assert dictionary._repr_html_()
+    assert "row " in bare_dictionary()._repr_html_()
 
 
 def test_other_results_are_their_tables():

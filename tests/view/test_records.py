@@ -137,13 +137,11 @@ def test_a_bare_array_and_a_missing_model_still_have_pages():
     assert records.facts["map"] == METHOD
 
 
-def test_mixtures_and_learned_atoms_say_what_they_are(embedded):
-    corpus = itda.Corpus.embedded()
+def test_mixtures_and_learned_atoms_say_what_they_are(model):
+    corpus = itda.Corpus.from_texts(tiny.KINGS)
     for method, expected in (("mixture", "mixtures"), ("learned", "learned")):
-        dictionary = itda.build(
-            embedded, corpus, site="resid_post.3", atoms=32, tokens=2_000, method=method, progress=False
-        )
-        records = prepare(dictionary, embedded, tokens=500, progress=False)
+        dictionary = itda.build(model, corpus, atoms=12, steps=2, method=method, progress=False)
+        records = prepare(dictionary, model, progress=False)
         facts = pages.atom(records, 0)
         assert facts["kind"] == expected
         if method == "mixture":

@@ -1,7 +1,7 @@
 """itda view, itda report"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +72,7 @@ def view(
     if export is not None:
         exporting.check_export(export, overwrite=overwrite)
     opener = _Opener(
-        lambda folder: common.open_both(folder, model, device, dtype, attention, tokenizer),
+        lambda name: common.open_model(name, device, dtype, attention, tokenizer),
         lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
         {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
         model,
@@ -119,7 +119,7 @@ def report(
     from itda.view.shelf import Shelf
 
     opener = _Opener(
-        lambda path: common.open_both(path, model, device, dtype, attention, tokenizer),
+        lambda name: common.open_model(name, device, dtype, attention, tokenizer),
         lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
         {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
         model,
@@ -132,14 +132,27 @@ def report(
 
 @dataclass(frozen=True)
 class _Opener:
-    """How dictionaries, models and text are opened, when they are first needed."""
+    """How dictionaries, models and text are opened, when they are first needed; a model once, however many need it."""
 
-    both: "Callable[[Path], tuple[Dictionary, Model]]"
+    load: "Callable[[str], Model]"
     text: Callable[[str], Any]
     """The corpus that was named, if one was, for a model of some name."""
     options: dict[str, Any]
     named: str | None
     """The model that was named in place of those that the dictionaries name."""
+    models: "dict[str, Model]" = field(default_factory=dict)
+
+    def both(self, folder: Path) -> "tuple[Dictionary, Model | None]":
+        """A dictionary and its model; None for one of a bare array, if no model was named."""
+        from itda.data.dictionary import Dictionary
+
+        dictionary = Dictionary.from_pretrained(str(folder))
+        name = self.named or (dictionary.model_id if dictionary.provenance else None)
+        if name is None:
+            return dictionary, None
+        if name not in self.models:
+            self.models[name] = self.load(name)
+        return dictionary, self.models[name]
 
     def prepare(self, folders: list[Path], *, anew: bool) -> None:
         """Prepare what has not been prepared, or everything anew."""
@@ -160,14 +173,18 @@ class _Opener:
             typer.echo(f"Preparing the pages of {folder}.", err=True)
             with common.plain_warnings():
                 dictionary, model = self.both(folder)
-                records = prepare(dictionary, model, self.text(model.id), name=folder.name, **self.options)
+                text = self.text(model.id) if model else None
+                records = prepare(dictionary, model, text, name=folder.name, **self.options)
             records.save(folder)
 
     def ask(self, book: "Book") -> Any:
         """What answers questions about texts."""
+        from itda.errors import OptionError
         from itda.view.what_if import WhatIf
 
         dictionary, model = self.both(book.folder)
+        if model is None:
+            raise OptionError("This dictionary was built from a bare array. Say what it is of: --model and --site.")
         dictionary.prepare(memory=0)  # for a text at a time, inner products of all atoms cost more than they save
         return WhatIf(dictionary, model, site=self.options["site"], check_model=self.options["check_model"])
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _COOKIE = "itda-token"
+_LARGEST_BODY = 2**20  # bytes: the longest text takes 80 kB
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -84,7 +85,7 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
     models = _Models(opener)
     app = FastAPI(
         title="itda view", docs_url=None, redoc_url=None,
-        responses={code: {"model": Refused} for code in (400, 401, 403, 404, 409, 413, 422, 503)},
+        responses={code: {"model": Refused} for code in (400, 401, 403, 404, 411, 413, 422, 503)},
     )  # fmt: skip
     app.state.token = secret
 
@@ -260,6 +261,11 @@ def _guard(app: FastAPI, host: str, secret: str) -> None:
             if not secrets.compare_digest(request.cookies.get(_COOKIE, "").encode(), secret.encode()):
                 return JSONResponse({"message": "Open the address that itda view printed: it holds a token."}, 401)
         if request.method not in ("GET", "HEAD", "OPTIONS"):
+            length = request.headers.get("content-length", "")
+            if not length.isdecimal():
+                return JSONResponse({"message": "A request with a body says how long it is."}, 411)
+            if int(length) > _LARGEST_BODY:
+                return JSONResponse({"message": f"A request has at most {_LARGEST_BODY:,} bytes."}, 413)
             given = request.headers.get("x-itda-token", "")
             if not secrets.compare_digest(given.encode(), secret.encode()):
                 return JSONResponse({"message": "Writing takes the token of a page of this server."}, 401)
