@@ -75,6 +75,15 @@ def above_zero(name: str, value: Any) -> None:
         raise OptionError(f"{name} must be a finite number above 0. Got {value!r} instead.")
 
 
+def finite_number(name: str, value: Any) -> None:
+    """Refuse what is not a finite number.
+
+    Raises: OptionError.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+        raise OptionError(f"{name} must be a finite number. Got {value!r} instead.")
+
+
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Refuse what is not one of the allowed words.
 

@@ -126,10 +126,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
     Raises: OutputError if it cannot be written.
     """
+    with replaced_file(path) as draft:
+        draft.write_bytes(content)
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """A draft file, for what can only be written by name, that takes the place of `path` at the end or vanishes.
+
+    Raises: OutputError for whatever the file system refuses.
+    """
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_bytes(draft, content)
+        yield draft
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())
         draft.replace(path)
         _flush(path.parent)
     except OSError as error:

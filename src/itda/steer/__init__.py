@@ -7,7 +7,8 @@ with vector.apply(model, strength=0.5, tokens="generation"):
     model.module.generate(**inputs)
 """
 
+from itda.steer.atoms import AtomEdit, VectorExplanation
 from itda.steer.positions import After
 from itda.steer.vectors import SteeringVector
 
-__all__ = ["After", "SteeringVector"]
+__all__ = ["After", "AtomEdit", "SteeringVector", "VectorExplanation"]

@@ -9,9 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from itda.adapters import gguf
 from itda.data import files
-from itda.errors import FormatError, OptionError
+from itda.errors import FormatError, OptionError, ShapeError
 from itda.models.fingerprints import ModelRecord
+from itda.models.loading import Model, checked_model
 from itda.steer.vectors import SteeringVector
 
 _FORMAT, _VERSION = "itda.steering_vector", 1
@@ -64,3 +66,33 @@ def load(path: str | Path) -> SteeringVector:
         norms = {name: float(facts["norms"][name]) for name in facts["sites"]}
         directions = {name: directions[name] for name in norms}
         return SteeringVector(directions=directions, norms=norms, model=model, facts=facts["facts"])
+
+
+def to_gguf(vector: SteeringVector, path: str | Path, strength: float) -> Path:
+    """Write a vector as a control vector of llama.cpp, its strength with it.
+
+    Raises: OptionError; OutputError; MissingExtraError.
+    """
+    directions = {}
+    for name, direction in vector.directions.items():
+        kind, _, layer = name.rpartition(".")
+        if kind != "resid_post":
+            raise OptionError(f"A control vector is added to the output of layers. Leave out {name}.")
+        directions[int(layer)] = (strength * vector.norms[name] * direction).numpy()
+    return gguf.write(path, vector.model.id.rpartition("/")[2] if vector.model else "unknown", directions)
+
+
+def from_gguf(path: str | Path, model: Model) -> SteeringVector:
+    """Read a control vector for a model. What was added at scale 1 is its length; its unit is 1.
+
+    Raises: FormatError; ShapeError.
+    """
+    found = gguf.read(path)
+    checked_model(model)
+    directions = {f"resid_post.{layer}": torch.from_numpy(one) for layer, one in sorted(found.directions.items())}
+    for name, direction in directions.items():
+        width = model.site(name).width
+        if len(direction) != width:
+            raise ShapeError(f"{path} has directions of width {len(direction)}, and {name} is {width} wide.")
+    facts = {"method": "gguf", "model_hint": found.model}
+    return SteeringVector(directions=directions, norms=dict.fromkeys(directions, 1.0), model=model.record, facts=facts)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -13,13 +13,17 @@ from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import MismatchError, OptionError, ShapeError
 from itda.models.fingerprints import ModelRecord
 from itda.models.loading import Model, checked_model
-from itda.options import one_of
+from itda.options import finite_number, one_of
 from itda.shapes import finite
 from itda.steer.applying import Gate, Steering, steering
 from itda.steer.directions import DIRECTIONS, UNPAIRED
 from itda.steer.operators import OPERATORS, unit
 from itda.steer.positions import Tokens, checked_tokens
 from itda.steer.reading import read_texts
+
+if TYPE_CHECKING:
+    from itda.compare import Transplant
+    from itda.steer.atoms import VectorExplanation
 
 Method = Literal["mean", "pca", "pca_centred", "logistic"]
 Pairs = Sequence[tuple[str, str]]
@@ -174,8 +178,7 @@ class SteeringVector:
         """
         checked_model(model)
         one_of("op", op, tuple(OPERATORS))
-        if not isinstance(strength, int | float) or isinstance(strength, bool) or not abs(strength) < float("inf"):
-            raise OptionError(f"strength must be a finite number. Got {strength!r} instead.")
+        finite_number("strength", strength)
         if check_model and self.model is not None:
             self.model.check_same(model.record, "This steering vector")
         operator = OPERATORS[op]
@@ -247,6 +250,44 @@ class SteeringVector:
             self, directions={name: self.directions[name] for name in sites},
             norms={name: self.norms[name] for name in sites},
         )  # fmt: skip
+
+    def explain(self, dictionary: Dictionary, *, count: int = 8) -> "VectorExplanation":
+        """Which atoms it is made of, with their texts; see `itda.steer.atoms.explain`.
+
+        Raises: OptionError for a vector that is not at the dictionary's site; MismatchError for one of another model.
+        """
+        from itda.steer.atoms import explain
+
+        return explain(self, dictionary, count=count)
+
+    def transfer(self, dictionary: Dictionary, there: "Transplant", *, count: int = 64) -> "SteeringVector":
+        """The same vector in another model, through the atoms that both have; see `itda.steer.atoms.transfer`.
+
+        Raises: OptionError; MismatchError.
+        """
+        from itda.steer.atoms import transfer
+
+        return transfer(self, dictionary, there, count=count)
+
+    def to_gguf(self, path: str | Path, *, strength: float = 1.0) -> Path:
+        """Write a control vector for llama.cpp: what is added at scale 1 there is what `strength` adds here.
+
+        Raises: OptionError for sites that are not the output of a layer, or of layer 0, which a GGUF control vector
+            cannot carry; OutputError; MissingExtraError.
+        """
+        from itda.steer.vector_files import to_gguf
+
+        return to_gguf(self, path, strength)
+
+    @classmethod
+    def from_gguf(cls, path: str | Path, model: Model) -> "SteeringVector":
+        """Read a control vector of llama.cpp's tools or repeng; strength 1 adds what scale 1 adds there.
+
+        Raises: FormatError; ShapeError if it is of another width than the model.
+        """
+        from itda.steer.vector_files import from_gguf
+
+        return from_gguf(path, model)
 
     def save(self, path: str | Path) -> Path:
         """Write it to a safetensors file, with what model it belongs to.
