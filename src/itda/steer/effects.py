@@ -1,0 +1,124 @@
+"""What steering does: to neutral text, and to what it is meant to change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from itda.capturing import in_groups
+from itda.errors import CorpusError, ModelError, OptionError
+from itda.models import tokenizing
+from itda.models.loading import Model
+from itda.models.losses import predict
+from itda.models.tokenizing import TokenWindow
+
+
+class Contrast(NamedTuple):
+    """Two ways to go on, of which steering should make the first likelier."""
+
+    prompt: str
+    target: str
+    opposite: str
+
+
+@dataclass(frozen=True)
+class Neutral:
+    """Predictions on text that has nothing to do with what is steered, as means over its tokens."""
+
+    kl: float
+    """From the model's own predictions, nats."""
+    entropy: float
+    """Of the predictions, nats."""
+    perplexity: float
+    """exp of the next-token loss."""
+
+
+class NeutralText:
+    """Text on which harm is measured, with what the model predicts there by itself.
+
+    Args:
+        model: one that predicts a next token, not steered.
+        texts: each is read up to as many tokens as the model takes at once.
+    Raises: CorpusError without any text; ModelError.
+    """
+
+    def __init__(self, model: Model, texts: Sequence[str]) -> None:
+        check_predicts(model)
+        self._model = model
+        self._parts = [part for cut in tokenizing.windows(model, list(texts), length=model.window) for part in cut[:1]]
+        self._parts = [part for part in self._parts if len(part) > 1]
+        if not self._parts:
+            raise CorpusError("Neutral text needs at least one text of two tokens. Got none.")
+        self._plain = [predict(model, inputs) for inputs, _ in self._batches()]
+
+    def measure(self) -> Neutral:
+        """The model as it is now, inside of whatever steers it."""
+        kl = entropy = loss = count = 0.0
+        for (inputs, real), plain in zip(self._batches(), self._plain, strict=True):
+            now = predict(self._model, inputs)
+            # The last token of a text predicts nothing that is known
+            known = real[:, 1:] & real[:, :-1]
+            kl += float(((plain.exp() * (plain - now)).sum(2)[:, :-1] * known).sum())
+            entropy += float((-(now.exp() * now).sum(2)[:, :-1] * known).sum())
+            right = now[:, :-1].gather(2, inputs["input_ids"][:, 1:, None])[:, :, 0]
+            loss += float((-right * known).sum())
+            count += float(known.sum())
+        return Neutral(kl / count, entropy / count, float(torch.tensor(loss / count).exp()))
+
+    def _batches(self) -> list[tuple[dict[str, Tensor], Tensor]]:
+        found = []
+        for group in in_groups(self._parts, tokenizing.CANONICAL_BATCH):
+            inputs = tokenizing.batch(self._model, list(group), length=None)
+            found.append((inputs, inputs["attention_mask"].bool()))
+        return found
+
+
+def log_probabilities(model: Model, texts: Sequence[tuple[str, str]]) -> Tensor:
+    """log p(continuation | prompt) in nats, as the model is now, float32 (n,).
+
+    Args:
+        model: one that predicts a next token.
+        texts: (prompt, continuation); tokens that begin in the continuation are counted.
+    Raises: CorpusError for a continuation without tokens, or a text longer than the model takes.
+    """
+    check_predicts(model)
+    parts = [_whole(model, prompt, continuation) for prompt, continuation in texts]
+    found = []
+    for group in in_groups(parts, tokenizing.CANONICAL_BATCH):
+        inputs = tokenizing.batch(model, [part for part, _ in group], length=None)
+        right = predict(model, inputs)[:, :-1].gather(2, inputs["input_ids"][:, 1:, None])[:, :, 0]
+        for row, (part, first) in enumerate(group):
+            found.append(right[row, first - 1 : len(part) - 1].sum())
+    return torch.stack(found).float().cpu()
+
+
+def contrast(model: Model, contrasts: Sequence[Contrast]) -> Tensor:
+    """log p(target) - log p(opposite) of each, as the model is now, float32 (n,)."""
+    if not contrasts:
+        raise OptionError("There is no contrast to measure. Give (prompt, target, opposite) texts.")
+    sides = [(prompt, side) for prompt, target, opposite in contrasts for side in (target, opposite)]
+    found = log_probabilities(model, sides)
+    return found[::2] - found[1::2]
+
+
+def check_predicts(model: Model) -> None:
+    """Refuse a model that predicts no token.
+
+    Raises: ModelError.
+    """
+    if not model.predicts:
+        raise ModelError(f"{model.id} predicts no next token, so nothing shows what steering does to that.")
+
+
+def _whole(model: Model, prompt: str, continuation: str) -> tuple[TokenWindow, int]:
+    """A text and the first token that is not all of its prompt's."""
+    cut = tokenizing.windows(model, [prompt + continuation], length=model.positions)[0]
+    if len(cut) != 1:
+        raise CorpusError(f"The text {(prompt + continuation)[:60]!r} is empty, or longer than the model takes.")
+    part = cut[0]
+    own = [place for place, end in enumerate(part.ends.tolist()) if end > len(prompt) and not part.special[place]]
+    if not own or own[0] == 0:
+        raise CorpusError(f"The continuation {continuation!r} of {prompt[-40:]!r} has no token that is predicted.")
+    return part, own[0]

@@ -1,0 +1,70 @@
+"""Text from a steered model, for the simple case."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+
+from itda.errors import CorpusError
+from itda.models.hooks import inference
+from itda.models.loading import Model, checked_model
+from itda.options import whole
+from itda.steer.effects import check_predicts
+from itda.steer.positions import Tokens
+from itda.steer.vectors import SteeringVector
+
+
+class Generated(NamedTuple):
+    """A prompt and what the model went on with."""
+
+    prompt: str
+    text: str
+    steered_by: str
+    """What was done to the model; empty if nothing."""
+
+
+def generate(
+    model: Model,
+    prompts: str | Sequence[str],
+    vector: SteeringVector | None = None,
+    *,
+    strength: float = 1.0,
+    op: str = "add",
+    tokens: Tokens = "all",
+    max_new_tokens: int = 40,
+    **options: Any,
+) -> list[Generated]:
+    """Let a model go on with some prompts, steered or not.
+
+    Args:
+        model: one that predicts a next token.
+        prompts: one, or several that are run together.
+        vector, strength, op, tokens: what steers; nothing by default.
+        max_new_tokens: at most so many.
+        options: of transformers' `generate`; greedy by default.
+    Raises: CorpusError for an empty prompt; ModelError; MismatchError; OptionError.
+    """
+    check_predicts(checked_model(model))
+    whole("max_new_tokens", max_new_tokens)
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not given or not all(isinstance(prompt, str) and prompt for prompt in given):
+        raise CorpusError("generate needs prompts that are texts and not empty.")
+    encoded = [model.tokenizer(prompt)["input_ids"] for prompt in given]
+    # What a tokenizer appends ends the text: nothing would follow it
+    end = model.tokenizer.eos_token_id
+    encoded = [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in encoded]
+    length = max(map(len, encoded))
+    padding = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else (end or 0)
+    ids = torch.full((len(given), length), padding)
+    mask = torch.zeros_like(ids)
+    for row, one in enumerate(encoded):
+        ids[row, length - len(one) :] = torch.tensor(one)
+        mask[row, length - len(one) :] = 1
+    inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    steered = nullcontext() if vector is None else vector.apply(model, strength, op=op, tokens=tokens)
+    chosen = {"do_sample": False, "pad_token_id": padding, **options}
+    with inference(model.module), steered as told:
+        found = model.module.generate(**inputs, max_new_tokens=max_new_tokens, **chosen)
+    texts = [model.tokenizer.decode(row[length:], skip_special_tokens=True) for row in found]
+    return [Generated(prompt, text, str(told or "")) for prompt, text in zip(given, texts, strict=True)]
