@@ -41,12 +41,13 @@ def test_steering_happens_only_where_the_gate_is_open(gpt):
     place = gpt.site(SITE)
     before = gpt.read(inputs, [place])[SITE][0]
     atom = int(dictionary.encode(before).usage(12).argmax())
-    gate = steer.AtomGate(dictionary, atom, 0.1)
+    scores = steer.AtomGate(dictionary, atom).scores(before)
+    gate = steer.AtomGate(dictionary, atom, 0.5 * float(scores.max()))
     vector = steer.SteeringVector.from_direction(gpt, SITE, torch.ones(16), norm=1.0)
     with vector.apply(gpt, 0.5, when=gate):
         after = gpt.read(inputs, [place])[SITE][0]
     moved = (after - before).abs().amax(1) > 1e-6
-    assert torch.equal(moved, gate.scores(before) > 0.1)
+    assert torch.equal(moved, scores > 0.5 * scores.max())
     assert bool(moved.any())
     assert not bool(moved.all())
     direction = torch.randn(16)

@@ -72,6 +72,7 @@ class AtomGate:
         return coefficients(self.dictionary, rows.float().cpu(), self.atom).to(rows.device)
 
     def __call__(self, rows: Tensor) -> Tensor:
+        """1 for each activation (n, D) at which it is open, 0 elsewhere."""
         return (self.scores(rows) > self.threshold).float()
 
 
@@ -96,4 +97,5 @@ class ProjectionGate:
         return found
 
     def __call__(self, rows: Tensor) -> Tensor:
+        """1 for each activation (n, D) at which it is open, 0 elsewhere."""
         return (self.scores(rows) > self.threshold).float()
