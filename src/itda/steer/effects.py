@@ -84,7 +84,7 @@ def log_probabilities(model: Model, texts: Sequence[tuple[str, str]]) -> Tensor:
     Raises: CorpusError for a continuation without tokens, or a text longer than the model takes.
     """
     check_predicts(model)
-    parts = [_whole(model, prompt, continuation) for prompt, continuation in texts]
+    parts = [whole_text(model, prompt, continuation) for prompt, continuation in texts]
     found = []
     for group in in_groups(parts, tokenizing.CANONICAL_BATCH):
         inputs = tokenizing.batch(model, [part for part, _ in group], length=None)
@@ -112,8 +112,11 @@ def check_predicts(model: Model) -> None:
         raise ModelError(f"{model.id} predicts no next token, so nothing shows what steering does to that.")
 
 
-def _whole(model: Model, prompt: str, continuation: str) -> tuple[TokenWindow, int]:
-    """A text and the first token that is not all of its prompt's."""
+def whole_text(model: Model, prompt: str, continuation: str) -> tuple[TokenWindow, int]:
+    """A prompt with what follows it, and the first token that is not all of the prompt's.
+
+    Raises: CorpusError for a continuation without tokens, or a text longer than the model takes.
+    """
     cut = tokenizing.windows(model, [prompt + continuation], length=model.positions)[0]
     if len(cut) != 1:
         raise CorpusError(f"The text {(prompt + continuation)[:60]!r} is empty, or longer than the model takes.")

@@ -77,13 +77,16 @@ class SteeringVector:
             pairs: (positive, negative) texts; of `mean` also two lists of texts, which need not be as many.
             sites: where; the middle layer by default.
             method: `mean`, `pca`, `pca_centred` or `logistic`; see `itda.steer.directions`.
-            read: the row of a text: `last` token, `mean` over its tokens, or a place.
+            read: the row of a text: `last` token, `mean` over its tokens, or a place; of `mean` also `tokens`, all of
+                them, as for traits from a few pairs.
             progress: draw a bar on stderr.
         Returns: a vector of length 1 at each site.
         Raises: CorpusError for empty texts; OptionError for pairs of unequal number, or texts that are all alike.
         """
         checked_model(model)
         one_of("method", method, tuple(DIRECTIONS))
+        if read == "tokens" and method not in UNPAIRED:
+            raise OptionError(f"{method} takes one row of each text. Read the last token, the mean, or a place.")
         positive, negative = _sides(pairs, method)
         where = [model.middle_site] if sites is None else _names(sites)
         states = read_texts(model, [*positive, *negative], where, read=read, progress=progress)
