@@ -61,7 +61,9 @@ format: $(READY)
 docs: $(READY)
 	$(BIN)/python tools/write_docs.py
 
+# Their own requirements are of another time; ours are enough for what is compared
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps repeng==0.4.0 steering-vectors==0.12.2
 	set -e; for script in $(BENCHMARKS); do HF_HUB_OFFLINE=1 $(BIN)/python $$script; done
 
 # One thread for builders and autoencoders alike: their times are compared, whatever else the machine does

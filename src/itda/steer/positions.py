@@ -50,18 +50,19 @@ def checked_tokens(tokens: Any) -> Tokens:
 
 
 class Stream:
-    """What a model has been called with so far, and where the tokens of the present call are in their texts."""
+    """What a model has been called with so far, and where the tokens of the present call are in their texts.
+
+    A call that generates one token takes a millisecond, so what only some selectors need is found when they ask.
+    """
 
     def __init__(self) -> None:
         self.inputs: dict[str, Tensor] = {}
         """`input_ids` (B, T) of the present call, or what has its shape."""
-        self.mask = torch.ones(0, 0, dtype=torch.bool)
-        """bool (B, T): tokens of the present call that are no padding."""
-        self.places = torch.zeros(0, 0, dtype=torch.int64)
-        """int64 (B, T): the number of each token in its text, from 0, padding not counted."""
-        self._lengths = torch.zeros(0, dtype=torch.int64)  # (B,), of the prompts
-        self._prompt = torch.zeros(0, 0, dtype=torch.int64)
-        self._seen = torch.zeros(0, 0, dtype=torch.int64)
+        self._mask: Tensor | None = None  # (B, all tokens so far), as it was given
+        self._before = 0  # tokens of earlier calls that are in the cache
+        self._prompt: Tensor | None = None
+        self._prompt_mask: Tensor | None = None
+        self._calls: list[Tensor] = []  # ids of this text, call by call
 
     def take(self, arguments: dict[str, Any]) -> None:
         """Read off the arguments of a call where it is."""
@@ -69,56 +70,83 @@ class Stream:
         shape = ids if ids is not None else arguments.get("inputs_embeds")
         if shape is None:
             raise OptionError("A steered model is called with input_ids= or inputs_embeds= by name.")
-        batch, length = shape.shape[:2]
+        now = ids if ids is not None else shape[..., 0]
+        length = shape.shape[1]
         given = arguments.get("attention_mask")
-        if given is None or given.ndim != 2:
-            before = _cached(arguments.get("past_key_values"))
-            given = torch.ones(batch, before + length, dtype=torch.int64, device=shape.device)
-        real = given.bool()
-        self.inputs = {"input_ids": ids if ids is not None else shape[..., 0]}
-        self.mask = real[:, -length:]
-        self.places = (real.long().cumsum(1) - 1)[:, -length:]
-        whole = real.shape[1]
-        now = self.inputs["input_ids"]
-        if whole > length:  # behind a cache: more of the same text
-            self._seen = torch.cat([self._seen, now], 1) if len(self._seen) == batch else now
-        else:
-            goes_on = self._prompt.shape[0] == batch and 0 < self._prompt.shape[1] < length
-            if not (goes_on and torch.equal(now[:, : self._prompt.shape[1]], self._prompt)):
-                self._prompt, self._lengths = now, real.sum(1)
-            self._seen = now
-        if len(self._lengths) != batch:  # the prompt was read before steering began
-            self._lengths = real.sum(1) - self.mask.sum(1)
+        self._mask = given if given is not None and given.ndim == 2 else None
+        whole = length + _cached(arguments.get("past_key_values")) if self._mask is None else self._mask.shape[1]
+        self._before = whole - length
+        self.inputs = {"input_ids": now}
+        if self._before:  # behind a cache: more of the same text
+            self._calls.append(now)
+            return
+        if not self._goes_on(now):
+            self._prompt, self._prompt_mask = now, self._mask
+        self._calls = [now]
+
+    def _goes_on(self, now: Tensor) -> bool:
+        """Whether a call without a cache reads the last prompt again, and what was generated behind it."""
+        prompt = self._prompt
+        if prompt is None or len(prompt) != len(now) or not 0 < prompt.shape[1] < now.shape[1]:
+            return False
+        return torch.equal(now[:, : prompt.shape[1]], prompt)
+
+    @property
+    def mask(self) -> Tensor:
+        """bool (B, T): tokens of the present call that are no padding."""
+        ids = self.inputs["input_ids"]
+        if self._mask is None:
+            return torch.ones(ids.shape, dtype=torch.bool, device=ids.device)
+        return self._mask[:, -ids.shape[1] :].bool()
+
+    @property
+    def places(self) -> Tensor:
+        """int64 (B, T): the number of each token in its text, from 0, padding not counted."""
+        ids = self.inputs["input_ids"]
+        if self._mask is None:
+            return torch.arange(self._before, self._before + ids.shape[1], device=ids.device).expand(ids.shape)
+        return (self._mask.bool().long().cumsum(1) - 1)[:, -ids.shape[1] :]
+
+    @property
+    def _lengths(self) -> Tensor:
+        """int64 (B, 1): tokens of the prompts."""
+        ids = self.inputs["input_ids"]
+        if self._prompt is None or len(self._prompt) != len(ids):  # the prompt was read before steering began
+            return self.places[:, :1]
+        if self._prompt_mask is None:
+            return torch.full((len(ids), 1), self._prompt.shape[1], device=ids.device)
+        return self._prompt_mask.bool().sum(1, keepdim=True)
 
     def chosen(self, tokens: Tokens) -> Tensor:
         """bool (B, T): the tokens of the present call that are meant."""
-        lengths = self._lengths[:, None].to(self.places.device)
         mask = self.mask
         if tokens == "all":
             return mask
+        places, lengths = self.places, self._lengths
         if tokens == "prompt":
-            return mask & (self.places < lengths)
+            return mask & (places < lengths)
         if tokens == "generation":
-            return mask & (self.places >= lengths)
+            return mask & (places >= lengths)
         if tokens == "last":  # of the prompt, and then each that is generated: the same without a cache
-            return mask & (self.places >= lengths - 1)
+            return mask & (places >= lengths - 1)
         if isinstance(tokens, After):
             return mask & self._behind(tokens.token)
         if isinstance(tokens, slice):
             start, stop = (_from_start(end, lengths) for end in (tokens.start, tokens.stop))
-            low = mask if start is None else mask & (self.places >= start)
-            return low if stop is None else low & (self.places < stop)
+            low = mask if start is None else mask & (places >= start)
+            return low if stop is None else low & (places < stop)
         wanted = tokens if isinstance(tokens, tuple) else (tokens,)
         found = torch.zeros_like(mask)
         for place in wanted:
             assert isinstance(place, int)
-            found |= self.places == _from_start(place, lengths)
+            found |= places == _from_start(place, lengths)
         return mask & found
 
     def _behind(self, token: int) -> Tensor:
-        marks = (self._seen == token).long().cumsum(1)
+        seen = torch.cat(self._calls, 1)
+        marks = (seen == token).long().cumsum(1)
         earlier = torch.cat([torch.zeros_like(marks[:, :1]), marks[:, :-1]], 1) > 0
-        return earlier[:, -self.mask.shape[1] :]
+        return earlier[:, -self.inputs["input_ids"].shape[1] :]
 
 
 def _from_start(place: int | None, lengths: Tensor) -> int | Tensor | None:
