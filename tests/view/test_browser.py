@@ -39,6 +39,7 @@ class Watched:
         self.page.on("request", lambda request: self.asked.append(request.url))
 
     def close(self):
+        """Closed before the server that it reads from: what it still loads would be refused."""
         self.page.close()
         assert self.wrong == []
 
@@ -251,6 +252,7 @@ def test_hostile_text_never_runs(watched, hostile, model):
         assert page.evaluate("window.pwned === undefined")
         assert page.locator("#tokens img").count() == 0
         assert all(url.startswith(address) for url in seen.asked)
+        seen.close()
 
 
 def test_files_open_without_a_server(watched, prepared, opener, tmp_path):
@@ -295,7 +297,8 @@ def test_a_real_model_from_end_to_end(watched, llama, stories, tmp_path):
     matrix = compare.layer_matrix([llama], stories, measure="cka", tokens=1_000)
     write_json(tmp_path / "layers.json", "layers", {"measures": {"cka": {"matrix": matrix.to_dict()}}})
     with serving(Shelf.open([tmp_path]), lambda book: WhatIf(dictionary, llama)) as address:
-        page = watched().page
+        seen = watched()
+        page = seen.page
         page.goto(address)
         page.click("main h2 a")
         expect(page.locator("#filter")).to_be_enabled()
@@ -313,3 +316,4 @@ def test_a_real_model_from_end_to_end(watched, llama, stories, tmp_path):
         page.click("text=Compare")
         title = page.locator("svg rect title").nth(1).text_content()
         assert title.endswith(f"{matrix.values[0, 1]:.3f}")
+        seen.close()

@@ -127,7 +127,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises: OutputError if it cannot be written.
     """
     with replaced_file(path) as draft:
-        draft.write_bytes(content)
+        _write_bytes(draft, content)
 
 
 @contextmanager
