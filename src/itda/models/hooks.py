@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from itda.errors import SiteError
 from itda.models.sites import Site
 
 Inputs = Mapping[str, Tensor]
+
+
+_depth: ContextVar[int] = ContextVar("depth", default=0)
 
 
 class _Enough(Exception):  # noqa: N818
@@ -28,6 +32,24 @@ def inference(module: nn.Module) -> Iterator[None]:
     finally:
         for item in training:
             item.training = True
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """While open, passes of the model are seen and changed only by what is attached meanwhile.
+
+    A pass that is made in the middle of another one, to decide something about it, is nobody else's concern.
+    """
+    token = _depth.set(_depth.get() + 1)
+    try:
+        yield
+    finally:
+        _depth.reset(token)
+
+
+def depth() -> int:
+    """How many `aside` are open. What is attached at one depth is silent at others."""
+    return _depth.get()
 
 
 def read(module: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str, Tensor]:
@@ -80,10 +102,12 @@ def editing(module: nn.Module, site: Site, change: Callable[[Tensor], Tensor], i
 
 def _attach(module: nn.Module, site: Site, use: Callable[[Site, Tensor], Tensor | None]) -> Any:
     """Call `use` with the value at the site; what it returns, if anything, takes its place."""
-    target = module.get_submodule(site.module)
+    target, own = module.get_submodule(site.module), depth()
     if site.side == "input":
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+            if depth() != own:
+                return None
             name = None if args else "hidden_states" if "hidden_states" in kwargs else next(iter(kwargs))
             value = use(site, args[0] if name is None else kwargs[name])
             if value is None:
@@ -93,6 +117,8 @@ def _attach(module: nn.Module, site: Site, use: Callable[[Site, Tensor], Tensor 
         return target.register_forward_pre_hook(before, with_kwargs=True)
 
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        if depth() != own:
+            return None
         # A layer returns a tensor in today's transformers and a tuple in older ones.
         is_tensor = isinstance(output, Tensor)
         value = use(site, output if is_tensor else output[0])

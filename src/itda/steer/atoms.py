@@ -19,7 +19,7 @@ from itda.models.loading import Model
 from itda.options import finite_number, one_of, whole
 from itda.pursuit import Coding, pursue
 from itda.shown import Shown
-from itda.steer.applying import Gate, Steering, steering
+from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.operators import unit
 from itda.steer.positions import Tokens, checked_tokens
 from itda.steer.vectors import SteeringVector
@@ -153,7 +153,7 @@ class AtomEdit:
         return coefficients * self.value if self.kind == "scale" else coefficients.clamp_max(self.value)
 
     def apply(
-        self, model: Model, *, tokens: Tokens = "all", when: Gate | None = None, site: str | None = None,
+        self, model: Model, *, tokens: Tokens = "all", when: Gate | TextGate | None = None, site: str | None = None,
         check_model: bool = True,
     ) -> AbstractContextManager[Steering]:  # fmt: skip
         """Steer a model while the context is open.

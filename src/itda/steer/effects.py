@@ -67,6 +67,14 @@ class NeutralText:
             count += float(known.sum())
         return Neutral(kl / count, entropy / count, float(torch.tensor(loss / count).exp()))
 
+    def change(self) -> Tensor:
+        """How log-probabilities differ from the model's own, the mean over all tokens, float32 (vocabulary,), nats."""
+        total, count = torch.zeros(()), 0.0
+        for (inputs, real), plain in zip(self._batches(), self._plain, strict=True):
+            total = total + ((predict(self._model, inputs) - plain) * real[:, :, None]).sum((0, 1)).cpu()
+            count += float(real.sum())
+        return total / count
+
     def _batches(self) -> list[tuple[dict[str, Tensor], Tensor]]:
         found = []
         for group in in_groups(self._parts, tokenizing.CANONICAL_BATCH):

@@ -10,8 +10,10 @@ from itda.errors import CorpusError
 from itda.models.hooks import inference
 from itda.models.loading import Model, checked_model
 from itda.options import whole
+from itda.steer.applying import Gate, TextGate
 from itda.steer.effects import check_predicts
 from itda.steer.positions import Tokens
+from itda.steer.rules import RuleGate
 from itda.steer.vectors import SteeringVector
 
 
@@ -22,6 +24,8 @@ class Generated(NamedTuple):
     text: str
     steered_by: str
     """What was done to the model; empty if nothing."""
+    why: str = ""
+    """Which rules fired, where rules decide."""
 
 
 def generate(
@@ -32,6 +36,7 @@ def generate(
     strength: float = 1.0,
     op: str = "add",
     tokens: Tokens = "all",
+    when: Gate | TextGate | None = None,
     max_new_tokens: int = 40,
     **options: Any,
 ) -> list[Generated]:
@@ -40,7 +45,7 @@ def generate(
     Args:
         model: one that predicts a next token.
         prompts: one, or several that are run together.
-        vector, strength, op, tokens: what steers; nothing by default.
+        vector, strength, op, tokens, when: what steers, as of `SteeringVector.apply`; nothing by default.
         max_new_tokens: at most so many.
         options: of transformers' `generate`; greedy by default.
     Raises: CorpusError for an empty prompt; ModelError; MismatchError; OptionError.
@@ -62,9 +67,10 @@ def generate(
         ids[row, length - len(one) :] = torch.tensor(one)
         mask[row, length - len(one) :] = 1
     inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
-    steered = nullcontext() if vector is None else vector.apply(model, strength, op=op, tokens=tokens)
+    steered = nullcontext() if vector is None else vector.apply(model, strength, op=op, tokens=tokens, when=when)
     chosen = {"do_sample": False, "pad_token_id": padding, **options}
     with inference(model.module), steered as told:
         found = model.module.generate(**inputs, max_new_tokens=max_new_tokens, **chosen)
     texts = [model.tokenizer.decode(row[length:], skip_special_tokens=True) for row in found]
-    return [Generated(prompt, text, str(told or "")) for prompt, text in zip(given, texts, strict=True)]
+    why = [str(reading) for reading in when.readings] if isinstance(when, RuleGate) else [""] * len(given)
+    return [Generated(prompt, text, str(told or ""), one) for prompt, text, one in zip(given, texts, why, strict=True)]

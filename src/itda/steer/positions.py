@@ -4,7 +4,7 @@ A model is called once for a prompt and once for each token that is generated; t
 long the text before a call was. All of it is read off the calls themselves, so `generate` needs no wrapper.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from itda.errors import OptionError
+from itda.models.hooks import depth
 
 NAMES = ("all", "prompt", "generation", "last")
 
@@ -64,8 +65,8 @@ class Stream:
         self._prompt_mask: Tensor | None = None
         self._calls: list[Tensor] = []  # ids of this text, call by call
 
-    def take(self, arguments: dict[str, Any]) -> None:
-        """Read off the arguments of a call where it is."""
+    def take(self, arguments: dict[str, Any]) -> bool:
+        """Read off the arguments of a call where it is; whether it reads new prompts."""
         ids = arguments.get("input_ids")
         shape = ids if ids is not None else arguments.get("inputs_embeds")
         if shape is None:
@@ -79,10 +80,12 @@ class Stream:
         self.inputs = {"input_ids": now}
         if self._before:  # behind a cache: more of the same text
             self._calls.append(now)
-            return
-        if not self._goes_on(now):
+            return False
+        begins = not self._goes_on(now)
+        if begins:
             self._prompt, self._prompt_mask = now, self._mask
         self._calls = [now]
+        return begins
 
     def _goes_on(self, now: Tensor) -> bool:
         """Whether a call without a cache reads the last prompt again, and what was generated behind it."""
@@ -142,6 +145,10 @@ class Stream:
             found |= places == _from_start(place, lengths)
         return mask & found
 
+    def owners(self, tokens: Tokens) -> Tensor:
+        """int64 (n,): which text of the batch each of those tokens is in, in their order."""
+        return torch.nonzero(self.chosen(tokens))[:, 0].cpu()
+
     def _behind(self, token: int) -> Tensor:
         seen = torch.cat(self._calls, 1)
         marks = (seen == token).long().cumsum(1)
@@ -160,12 +167,21 @@ def _cached(cache: Any) -> int:
 
 
 @contextmanager
-def following(module: nn.Module) -> Iterator[Stream]:
-    """While open, every call of a model is followed."""
-    stream = Stream()
+def following(module: nn.Module, begins: Callable[[Stream, dict[str, Any]], None] | None = None) -> Iterator[Stream]:
+    """While open, every call of a model is followed.
+
+    Args:
+        module: the model.
+        begins: called with the arguments of every call that reads new prompts, before the model is.
+    """
+    stream, own = Stream(), depth()
 
     def before(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        stream.take({"input_ids": arguments[0], **named} if arguments else named)
+        if depth() != own:
+            return
+        given = {"input_ids": arguments[0], **named} if arguments else named
+        if stream.take(given) and begins is not None:
+            begins(stream, given)
 
     handle = module.register_forward_pre_hook(before, with_kwargs=True)
     try:

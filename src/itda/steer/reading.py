@@ -45,7 +45,7 @@ def read_texts(
     if read not in READS and (not isinstance(read, int) or isinstance(read, bool)):
         raise OptionError(f"read must be one of {', '.join(READS)}, or a place. Got {read!r} instead.")
     places = [model.site(name) for name in sites]
-    parts = [_window(model, text) for text in _checked(texts)]
+    parts = [window_of(model, text) for text in _checked(texts)]
     rows: dict[str, list[Tensor]] = {site.name: [] for site in places}
     norms: dict[str, list[Tensor]] = {site.name: [] for site in places}
     owner: list[int] = []
@@ -83,7 +83,11 @@ def _checked(texts: Any) -> Sequence[str]:
     return texts
 
 
-def _window(model: Model, text: str) -> tokenizing.TokenWindow:
+def window_of(model: Model, text: str) -> tokenizing.TokenWindow:
+    """A whole text as the model reads it at once.
+
+    Raises: CorpusError for a text without tokens, or longer than the model takes.
+    """
     found = tokenizing.windows(model, [text], length=model.positions)[0]
     if not found:
         raise CorpusError(f"The text {text!r} has no token for this model.")

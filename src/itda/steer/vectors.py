@@ -15,7 +15,7 @@ from itda.models.fingerprints import ModelRecord
 from itda.models.loading import Model, checked_model
 from itda.options import finite_number, one_of
 from itda.shapes import finite
-from itda.steer.applying import Gate, Steering, steering
+from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.directions import DIRECTIONS, UNPAIRED
 from itda.steer.operators import OPERATORS, unit
 from itda.steer.positions import Tokens, checked_tokens
@@ -163,7 +163,7 @@ class SteeringVector:
         *,
         op: str = "add",
         tokens: Tokens = "all",
-        when: Gate | None = None,
+        when: Gate | TextGate | None = None,
         check_model: bool = True,
     ) -> AbstractContextManager[Steering]:
         """Steer a model while the context is open.
@@ -174,7 +174,7 @@ class SteeringVector:
                 length; of `rotate` and `ablate` see `itda.steer.operators`.
             op: `add`, `add_norm`, `rotate` or `ablate`.
             tokens: `all`, `prompt`, `generation`, `last`, places, a slice, or `After(token)`. Padding never.
-            when: how much of the change each activation gets.
+            when: how much of the change each activation gets, or, of a gate of whole texts, each text.
             check_model: refuse a model with other weights.
         Returns: a context; what it is opened as says what is done.
         Raises: MismatchError for another model; OptionError.
