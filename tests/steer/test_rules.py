@@ -29,12 +29,13 @@ def test_a_concept_is_atoms_that_tell_its_texts_apart(gpt, dictionary, concept):
     features = itda.steer.concepts.text_features(dictionary, gpt, TEXTS, progress=False)
     scores = concept.scores(features)
     assert len(concept.atoms) <= 5
-    assert all(weight > 0 for weight in concept.atoms.values())
+    one_sided = steer.Concept.from_features("queen", features, LABELS, atoms=5, against=False)
+    assert all(weight > 0 for weight in one_sided.atoms.values())
     right = [(score > concept.threshold) == label for score, label in zip(scores, LABELS, strict=True)]
     assert sum(right) >= 23
     for atom in concept.atoms:
         used = features[:, [atom]].toarray()[:, 0]
-        assert used[:12].mean() > used[12:].mean()
+        assert (used[:12].mean() > used[12:].mean()) == (concept.atoms[atom] > 0)
     expected = sum(weight * features[3, atom] for atom, weight in concept.atoms.items())
     assert scores[3] == pytest.approx(expected)
 

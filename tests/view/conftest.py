@@ -33,6 +33,8 @@ def prepared(tmp_path_factory, embedded) -> Prepared:
     dictionary.save_pretrained(folder / "l3")
     records = prepare(dictionary, embedded, corpus, name="l3", **PREPARED)
     records.save(folder / "l3")
+    pairs = [("Raise a ValueError", "Return a list"), ("Raise an error", "Return an item")]
+    itda.steer.SteeringVector.fit(embedded, pairs, ["resid_post.2"], progress=False).save(folder / "raise.safetensors")
     return Prepared(folder, dictionary, records)
 
 

@@ -164,6 +164,44 @@ def test_a_text_is_explained_and_an_atom_scaled(watched, address):
     assert page.locator("#state").inner_text() == ""
 
 
+def test_a_model_is_steered_by_sliders(watched, address, prepared):
+    seen = watched()
+    page = seen.page
+    atom = int(prepared.records.counts.argmax())
+    page.goto(f"{address}/d/l3/atoms/{atom}.html")
+    page.click("text=Steer with it")
+    row = page.locator(f"[data-atom='{atom}']")
+    expect(row.locator("a")).to_have_text(str(atom))
+    page.fill("#text", "Return the <b>number</b> of")
+    page.fill("#count", "8")
+    page.click("#steer button[type=submit]")
+    page.wait_for_selector("#answer:not([hidden])")
+    before = page.locator("#before").inner_text()
+    assert page.locator("#prompt-after").inner_text() == "Return the <b>number</b> of"
+    assert page.locator("#next th").all_inner_texts() == ["without steering", "steered"]
+    slider = row.locator("input")
+    slider.focus()
+    page.keyboard.press("End")
+    expect(row.locator("output")).to_have_text("2")
+    weak = page.locator("#kl").inner_text()
+    page.click("#steer button[type=submit]")
+    expect(page.locator("#kl")).not_to_have_text(weak)
+    assert page.locator("#before").inner_text() == before
+    row.locator("button").click()
+    vector = page.locator("[data-vector=raise]")
+    vector.locator("input").focus()
+    page.keyboard.press("Home")
+    expect(vector.locator("output")).to_have_text("-2")
+    page.fill("#atom", "3")
+    page.keyboard.press("Enter")
+    expect(page.locator("[data-atom='3'] a")).to_have_text("3")
+    page.locator("[data-atom='3'] button").click()
+    expect(page.locator("#amounts .amount")).to_have_count(1)
+    page.click("#steer button[type=submit]")
+    expect(page.locator("#state")).to_have_text("")
+    assert all(url.startswith(address) for url in seen.asked)
+
+
 def test_a_text_that_cannot_be_explained_is_said(watched, address):
     seen = watched()
     page = seen.page
@@ -194,7 +232,9 @@ def test_an_effect_is_measured_and_a_note_kept(watched, address, prepared):
     expect(page.locator("#note-state")).to_have_text("Saved.")
 
 
-@pytest.mark.parametrize("path", ["d/l3/index.html", "d/l3/atoms/5.html", "d/l3/explain.html", "index.html"])
+@pytest.mark.parametrize(
+    "path", ["d/l3/index.html", "d/l3/atoms/5.html", "d/l3/explain.html", "d/l3/steer.html#atom=3", "index.html"]
+)
 def test_axe_finds_nothing_serious(watched, address, path):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -211,7 +251,9 @@ def test_axe_finds_nothing_serious(watched, address, path):
         assert serious == [], scheme
 
 
-@pytest.mark.parametrize("path", ["d/l3/index.html", "d/l3/atoms/5.html", "d/l3/explain.html"])
+@pytest.mark.parametrize(
+    "path", ["d/l3/index.html", "d/l3/atoms/5.html", "d/l3/explain.html", "d/l3/steer.html#atom=3"]
+)
 def test_pages_fit_a_phone(watched, address, path):
     page = watched(viewport={"width": 375, "height": 700}).page
     page.goto(f"{address}/{path}")

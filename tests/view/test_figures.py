@@ -6,6 +6,7 @@ import pytest
 import itda
 from itda.compare import LayerMatrix, ModelMatrix
 from itda.errors import MissingExtraError, OptionError, OutputError
+from itda.steer import Point, Sweep
 from itda.view import figures
 from itda.view.preparing import prepare
 from support.pages import bare_dictionary
@@ -30,6 +31,19 @@ def test_a_heatmap_shows_every_value_and_name():
     assert np.array_equal(axes.images[0].get_array().filled(np.nan), matrix().values, equal_nan=True)
     assert {text.get_text() for text in axes.texts} == {"first", "second"}
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "2"] * 2
+
+
+def test_a_sweep_shows_every_point_and_frames_one():
+    points = tuple(
+        Point(site, strength, effect, (0.0, 1.0), 0.1, 2.0, 20 + cost)
+        for site, strength, effect, cost in (("a", 0.1, 1, 0), ("a", 0.4, 3, 1), ("b", 0.1, 2, 0.5), ("b", 0.4, 9, 80))
+    )
+    effects, costs = figures.sweep(Sweep("add", 20.0, 1.25, points), theme="dark").axes[:2]
+    assert np.array_equal(effects.images[0].get_array(), [[1, 3], [2, 9]])
+    assert np.allclose(costs.images[0].get_array(), [[1, 1.05], [1.025, 5]])
+    assert [label.get_text() for label in effects.get_yticklabels()] == ["a", "b"]
+    frame = effects.patches[-1]
+    assert (frame.get_x(), frame.get_y()) == (0.5, -0.5), "the largest effect at a fair cost"
 
 
 def test_curves_of_a_run():

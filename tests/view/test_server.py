@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import itda
 from itda.errors import FormatError, OptionError
@@ -41,7 +43,9 @@ def client(shelf, opener):
 def test_every_page_is_there(client, prepared):
     for path, expected in (
         ("/", "128 real activations"), ("/index.html", "l3"), ("/d/l3/index.html", "resid_post.3"), ("/d/l3/", "Atoms"),
-        ("/d/l3/atoms/5.html", "Atom 5"), ("/d/l3/explain.html", "Explain a text"), ("/static/itda.css", "--plus"),
+        ("/d/l3/atoms/5.html", "Atom 5"), ("/d/l3/explain.html", "Explain a text"),
+        ("/d/l3/steer.html", "Steer the model"),
+        ("/static/itda.css", "--plus"),
     ):  # fmt: skip
         answer = client.get(path)
         assert answer.status_code == 200, path
@@ -52,8 +56,53 @@ def test_every_page_is_there(client, prepared):
     assert client.get("/api/d/l3/atoms/5").json()["token"] == pages.atom(prepared.records, 5)["token"]
 
 
+def test_a_text_is_gone_on_with_steered(client, prepared, embedded):
+    text = "Return the number of"
+    page = client.get("/d/l3/steer.html").text
+    assert 'data-vector="raise"' in page
+    assert "Strength of raise" in page
+    assert "steer.html" in client.get("/d/l3/index.html").text
+
+    def asked(amounts, **options):
+        body = {"text": text, "amounts": amounts, "count": 8, **options}
+        return client.post("/api/d/l3/steer", json=body, headers=WRITE)
+
+    nothing = asked([]).json()
+    plain = itda.steer.generate(embedded, text, max_new_tokens=8)[0].text
+    assert nothing["before"] == nothing["after"] == itda.html.visible(plain)
+    assert nothing["kl"] == nothing["kl_next"] == 0
+    assert nothing["next_before"] == nothing["next_after"]
+    atom = int(prepared.records.counts.argmax())
+    found = asked([{"atom": atom, "strength": 1.5}, {"vector": "raise", "strength": -1}]).json()
+    vectors = [
+        itda.steer.SteeringVector.from_atom(prepared.dictionary, atom),
+        itda.steer.SteeringVector.load(prepared.folder / "raise.safetensors"),
+    ]
+    with vectors[0].apply(embedded, 1.5), vectors[1].apply(embedded, -1.0):
+        expected = itda.steer.generate(embedded, text, max_new_tokens=8)[0].text
+    assert found["after"] == itda.html.visible(expected)
+    assert found["kl"] > 0
+    assert asked([{"atom": atom, "strength": 1.5}], tokens="generation").json()["kl"] == 0, "the text is left alone"
+    for amounts, message in (
+        ([{"atom": 128, "strength": 1}], "128"), ([{"vector": "../raise", "strength": 1}], "no vector"),
+    ):  # fmt: skip
+        answer = asked(amounts)
+        assert answer.status_code == 400
+        assert message in answer.json()["message"]
+    assert asked([{"atom": 1, "strength": "NaN"}]).status_code == 422
+    assert client.post("/api/d/l3/steer", json={"text": text, "amounts": []}).status_code == 401
+
+
 def test_pages_ask_no_address_outside(client):
-    pages_and_files = ("d/l3/index.html", "d/l3/atoms/5.html", "d/l3/explain.html", "static/itda.css", "static/atom.js")
+    pages_and_files = (
+        "d/l3/index.html",
+        "d/l3/atoms/5.html",
+        "d/l3/explain.html",
+        "d/l3/steer.html",
+        "static/steer.js",
+        "static/itda.css",
+        "static/atom.js",
+    )
     for path in pages_and_files:
         found = re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", client.get(f"/{path}").text)
         assert {address for address in found if "w3.org" not in address} <= set(), path  # the name of SVG is no address
@@ -243,7 +292,19 @@ def test_requests_of_any_shape_are_answered(shelf, opener):
 
         ask()
         asked += 1
-    assert asked == 7
+    assert asked == 8
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=st.text(max_size=40), atom=st.one_of(st.text(max_size=12), st.integers()), form=st.integers(0, 6))
+def test_addresses_of_any_shape_are_answered(client, name, atom, form):
+    known = quote(name, safe="") if form % 2 else "l3"
+    number = quote(str(atom), safe="")
+    path = [
+        f"/d/{known}/index.html", f"/d/{known}/", f"/d/{known}/atoms.js", f"/d/{known}/explain.html",
+        f"/d/{known}/steer.html", f"/static/{quote(name, safe='')}", f"/d/{known}/atoms/{number}.html",
+    ][form]  # fmt: skip
+    assert client.get(path).status_code in (200, 307, 404)
 
 
 def test_a_shelf_names_what_it_has(shelf, prepared, tmp_path):

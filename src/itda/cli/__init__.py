@@ -23,6 +23,7 @@ from itda.cli import (
     merge,
     plan,
     sites,
+    steer,
     store,
     view,
 )
@@ -86,6 +87,9 @@ _add(
     compare.translate,
 )
 app.add_typer(comparisons, name="compare")
+steering = typer.Typer(no_args_is_help=True, help="Fit, try, explain and export steering vectors.")
+_add(steering, steer.fit, steer.apply, steer.sweep, steer.explain, steer.export)
+app.add_typer(steering, name="steer")
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ with vector.apply(model, strength=0.5, tokens="generation"):
     model.module.generate(**inputs)
 """
 
-from itda.steer import affine, attribution, controller, recipes
+from itda.steer import affine, attribution, controller, recipes, sweeping
 from itda.steer.affine import AffineMap
 from itda.steer.applying import TextGate
 from itda.steer.atoms import AtomEdit, VectorExplanation
@@ -57,4 +57,5 @@ __all__ = [
     "push",
     "recipes",
     "sweep",
+    "sweeping",
 ]

@@ -42,27 +42,31 @@ class Concept:
     @classmethod
     def fit(
         cls, name: str, dictionary: Dictionary, model: Model, texts: Sequence[str], labels: Sequence[bool], *,
-        atoms: int = 8, progress: bool = True,
+        atoms: int = 8, against: bool = True, progress: bool = True,
     ) -> Self:  # fmt: skip
-        """Choose the atoms that texts of a kind have more of than others, and the threshold that tells them apart best.
+        """Choose the atoms that tell texts of a kind from others, and the threshold that does so best.
 
         Atoms are ranked by the difference of their means in standard deviations; their weights are those of a logistic
-        regression on them, those below zero left out, so that every atom speaks for the concept.
+        regression on them.
 
         Args:
             name: of the concept.
             dictionary, model: whose atoms, and the model it was built on.
             texts, labels: examples, and which of them are of the concept.
             atoms: at most so many.
+            against: whether atoms may also speak against it. With False all weights are above zero, and what speaks
+                against it can be a concept of its own, for rules to put together.
             progress: draw a bar on stderr.
         Raises: OptionError for labels of one kind, or where no atom tells them apart; CorpusError; MismatchError.
         """
         whole("atoms", atoms)
         features = text_features(dictionary, model, texts, progress=progress)
-        return cls.from_features(name, features, labels, atoms=atoms)
+        return cls.from_features(name, features, labels, atoms=atoms, against=against)
 
     @classmethod
-    def from_features(cls, name: str, features: Any, labels: Sequence[bool], *, atoms: int = 8) -> Self:
+    def from_features(
+        cls, name: str, features: Any, labels: Sequence[bool], *, atoms: int = 8, against: bool = True
+    ) -> Self:
         """The same from features that `text_features` made.
 
         Raises: OptionError.
@@ -81,14 +85,15 @@ class Concept:
         apart = np.asarray(own.mean(0)).ravel() - np.asarray(others.mean(0)).ravel()
         with np.errstate(divide="ignore", invalid="ignore"):
             ranked = np.where(spread > 0, apart / spread, 0)
+        ranked = np.abs(ranked) if against else ranked
         best = np.argsort(-ranked, kind="stable")[:atoms]
         best = best[ranked[best] > 0]
         if not len(best):
-            raise OptionError(f"No atom is used more in the texts of {name!r} than in the others.")
+            raise OptionError(f"No atom tells the texts of {name!r} from the others.")
         values = features[:, best].toarray()
         fitted = LogisticRegression(class_weight="balanced", max_iter=1000).fit(values / spread[best], kinds)
         weights = fitted.coef_[0] / spread[best]
-        kept = weights > 0
+        kept = (weights != 0) if against else (weights > 0)
         if not kept.any():
             kept, weights = np.arange(len(best)) == 0, 1 / spread[best]
         found = find_threshold(torch.from_numpy(values[:, kept] @ weights[kept]), torch.from_numpy(kinds))

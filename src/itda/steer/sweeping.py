@@ -18,6 +18,7 @@ from itda.steer.effects import Contrast, NeutralText, contrast
 from itda.steer.positions import Tokens
 from itda.steer.vectors import SteeringVector
 
+STRENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
 Judge = Callable[[Model], float]
 """Any measure of a model that is being steered; larger is better."""
 
@@ -94,7 +95,7 @@ def sweep(
     contrasts: Sequence[tuple[str, str, str]],
     neutral: Sequence[str],
     *,
-    strengths: Sequence[float] = (0.1, 0.2, 0.4, 0.8, 1.6),
+    strengths: Sequence[float] = STRENGTHS,
     op: str = "add",
     tokens: Tokens = "all",
     judge: Judge | None = None,

@@ -17,6 +17,7 @@ from itda.explaining import Explanation
 from itda.html import MINUS, PLUS
 from itda.options import one_of
 from itda.shown import printable
+from itda.steer.sweeping import Sweep
 from itda.view.records import Records
 
 Theme = Literal["light", "dark"]
@@ -238,6 +239,36 @@ def fidelity(reports: Mapping[str, Report], *, theme: Theme = "light") -> Any:
         axes.axvline(beside.fvu, color=_colour(MINUS, theme), linestyle="--", label="token mean")
         axes.legend(**{"fontsize": 7})
     axes.set_xlabel("FVU on held-out text")
+    return figure
+
+
+@_themed
+def sweep(found: Sweep, *, theme: Theme = "light") -> Any:
+    """What steering does and what it costs, for every site and strength, the recommendation framed: a Figure.
+
+    Raises: MissingExtraError without matplotlib.
+    """
+    sites = list(dict.fromkeys(point.site for point in found.points))
+    strengths = sorted({point.strength for point in found.points})
+    effects, costs = (np.full((len(sites), len(strengths)), np.nan) for _ in range(2))
+    for point in found.points:
+        place = sites.index(point.site), strengths.index(point.strength)
+        effects[place], costs[place] = point.effect, point.perplexity / found.plain_perplexity
+    size = (2 * (1.6 + 0.55 * len(strengths)) + 1.5, 1.4 + 0.36 * len(sites))
+    figure, both = _pyplot().subplots(1, 2, figsize=size, layout="constrained", sharey=True)
+    titles = ("effect", "perplexity, times the plain one")
+    for axes, values, title in zip(both, (effects, costs), titles, strict=True):
+        shown = axes.imshow(values, cmap=_COLOURS, interpolation="nearest", aspect="auto")
+        figure.colorbar(shown, ax=axes, shrink=0.9)
+        axes.set_title(title)
+        axes.set_xticks(range(len(strengths)), [f"{strength:g}" for strength in strengths])
+        axes.set_yticks(range(len(sites)), sites)
+        axes.set_xlabel("strength")
+        axes.spines[:].set_visible(False)
+        if found.recommended is not None:
+            row, column = sites.index(found.recommended.site), strengths.index(found.recommended.strength)
+            frame = _pyplot().Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="#D55E00", linewidth=2)
+            axes.add_patch(frame)
     return figure
 
 

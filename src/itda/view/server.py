@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Awaitable, Callable
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from itda.errors import FormatError, ItdaError, MissingExtraError, OptionError, OutputError
@@ -51,6 +51,22 @@ class TextToChange(TextToExplain):
 
     token: Annotated[int, Field(ge=0, le=2**31)]
     changes: Annotated[list[Scaled], Field(max_length=1000)]
+
+
+class Steered(BaseModel):
+    """An atom or a vector, and how strongly."""
+
+    atom: Annotated[int | None, Field(ge=0, le=2**31)] = None
+    vector: Annotated[str | None, Field(max_length=200)] = None
+    strength: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+
+class TextToGoOn(TextToExplain):
+    """A text to go on with, and what steers the model meanwhile."""
+
+    amounts: Annotated[list[Steered], Field(max_length=100)]
+    tokens: Literal["all", "prompt", "generation", "last"] = "all"
+    count: Annotated[int, Field(ge=1, le=site.LONGEST_ANSWER)] = 40
 
 
 class NoteToKeep(BaseModel):
@@ -125,6 +141,10 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
     def explain_page(name: str) -> Response:
         return answer(shown.explain(name))
 
+    @app.get("/d/{name}/steer.html", include_in_schema=False)
+    def steer_page(name: str) -> Response:
+        return answer(shown.steer(name))
+
     @app.get("/d/{name}/atoms/{atom}.html", include_in_schema=False)
     def atom_page(name: str, atom: Number) -> Response:
         return answer(shown.atom(name, atom))
@@ -155,6 +175,16 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
         """What is predicted with some atoms of a token scaled."""
         changes = {one.atom: one.scale for one in asked.changes}
         return models.use(shelf.book(name), lambda model: model.change(asked.text, asked.token, changes))
+
+    @app.post("/api/d/{name}/steer")
+    def steer(name: str, asked: TextToGoOn) -> dict[str, Any]:
+        """A text that the model goes on with, with and without atoms and vectors."""
+        book = shelf.book(name)
+        vectors = [(shelf.vector(one.vector), one.strength) for one in asked.amounts if one.vector is not None]
+        atoms = {one.atom: one.strength for one in asked.amounts if one.atom is not None}
+        for atom in atoms:
+            book.records.uses_of(atom)  # refuses an atom that is not there, before a model is loaded
+        return models.use(book, lambda model: model.steer(asked.text, vectors, atoms, asked.tokens, asked.count))
 
     @app.post("/api/d/{name}/atoms/{atom}/effect")
     def effect(name: str, atom: Number) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from itda.view.notes import Notes
 from itda.view.records import Records, checksums_of, folder_of
 
 _FORMAT = "itda.compare."
+_VECTOR = "itda.steering_vector"
 _LARGEST_RESULT = 64 * 2**20  # bytes of a JSON file that is looked into
 
 
@@ -43,10 +44,12 @@ class Shelf:
     books: Mapping[str, Book]
     results: Mapping[str, dict[str, Any]]
     """By file name."""
+    vectors: Mapping[str, Path] = field(default_factory=dict)
+    """Files of steering vectors in the folders, by name."""
 
     @classmethod
     def open(cls, folders: Sequence[str | Path]) -> "Shelf":
-        """What folders hold: each is a dictionary, or holds some and results of `itda compare`.
+        """What folders hold: each is a dictionary, or holds some, results of `itda compare`, and steering vectors.
 
         Raises: FormatError if there is nothing to show; StaleError where pages have to be prepared first.
         """
@@ -54,7 +57,7 @@ class Shelf:
         for folder in dictionaries_in(folders):
             name = _unique(folder.name, books)
             books[name] = Book(name, folder, open_records(folder))
-        return cls(books, _results_in(folders))
+        return cls(books, _results_in(folders), _vectors_in(folders))
 
     def book(self, name: str) -> Book:
         """The dictionary of that name.
@@ -64,6 +67,15 @@ class Shelf:
         if name not in self.books:
             raise OptionError(f"There is no dictionary {name!r} here. There are: {', '.join(self.books) or 'none'}.")
         return self.books[name]
+
+    def vector(self, name: str) -> Path:
+        """The file of the steering vector of that name.
+
+        Raises: OptionError that names those there are.
+        """
+        if name not in self.vectors:
+            raise OptionError(f"There is no vector {name!r} here. There are: {', '.join(self.vectors) or 'none'}.")
+        return self.vectors[name]
 
 
 def dictionaries_in(folders: Sequence[str | Path]) -> list[Path]:
@@ -146,6 +158,25 @@ def _results_in(folders: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
                 continue
             if isinstance(content, dict) and str(content.get("format", "")).startswith(_FORMAT):
                 found[_unique(path.name, found)] = content
+    return found
+
+
+def _vectors_in(folders: Sequence[str | Path]) -> dict[str, Path]:
+    """Steering vectors in folders, or beside a dictionary that was named."""
+    from safetensors import SafetensorError, safe_open
+
+    found: dict[str, Path] = {}
+    for folder in dict.fromkeys(
+        path.parent if (path / files.MANIFEST).exists() else path for path in map(Path, folders)
+    ):
+        for path in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(path, framework="numpy") as opened:
+                    header = json.loads((opened.metadata() or {}).get("itda", "{}"))
+            except (OSError, ValueError, SafetensorError, RecursionError):
+                continue
+            if isinstance(header, dict) and header.get("format") == _VECTOR:
+                found[_unique(path.stem, found)] = path
     return found
 
 

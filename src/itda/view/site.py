@@ -19,9 +19,11 @@ CHARTS = ("Atoms by the share of the tokens that use them.", "How much of the co
 SAMPLE = "The quick brown fox jumps over the lazy dog."
 LONGEST_TEXT = 20_000
 """Characters that may be typed to be explained."""
+LONGEST_ANSWER = 100
+"""Tokens at most that a text is gone on with."""
 STATIC = {
     "itda.css": "text/css", "dictionary.js": "text/javascript", "atom.js": "text/javascript",
-    "explain.js": "text/javascript", "icon.svg": "image/svg+xml",
+    "explain.js": "text/javascript", "steer.js": "text/javascript", "icon.svg": "image/svg+xml",
 }  # fmt: skip
 
 
@@ -77,7 +79,7 @@ class Site:
         return self._page(
             "dictionary.html", 2, name, lines=pages.summary(records), scores=pages.fidelity(records),
             charts=pages.dictionary_charts(records), columns=COLUMNS.items(), rows=rows, total=f"{len(records):,}",
-            chart_names=CHARTS,
+            chart_names=CHARTS, predicts=records.facts["predicts"],
             map_name=records.facts["map"],
         )  # fmt: skip
 
@@ -133,6 +135,17 @@ class Site:
         return self._page(
             "explain.html", 2, name, explained=self.explained(name), sample=_sample(book),
             longest_text=LONGEST_TEXT,
+        )  # fmt: skip
+
+    def steer(self, name: str) -> Answer:
+        """Where a text is typed that the model goes on with, with what steers it.
+
+        Raises: OptionError for an unknown name.
+        """
+        book = self.shelf.book(name)
+        return self._page(
+            "steer.html", 2, name, sample=_sample(book)[:100], longest_text=LONGEST_TEXT, atoms=len(book.records),
+            vectors=list(self.shelf.vectors), longest_answer=LONGEST_ANSWER,
         )  # fmt: skip
 
     def explained_script(self, name: str) -> Answer:

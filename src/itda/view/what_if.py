@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from itda.html import visible
 from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import predict
+from itda.steer import SteeringVector
+from itda.view.steered import Amount, likeliest, steered
 
-_WORDS = 8
 _BEFORE, _AFTER = 60, 24
 _MISSED = (0.1, 0.25, 0.5, 0.75)  # shares that are not explained, from which on a token is marked more strongly
 
@@ -61,8 +63,8 @@ class WhatIf:
             kl = (clean.exp() * (clean - rebuilt)).sum(1)
             for place, token in enumerate(tokens):
                 token |= {
-                    "clean": self._words(clean[place]),
-                    "rebuilt": self._words(rebuilt[place]),
+                    "clean": likeliest(self.model, clean[place]),
+                    "rebuilt": likeliest(self.model, rebuilt[place]),
                     "kl": float(kl[place]),
                 }
         return found
@@ -98,7 +100,7 @@ class WhatIf:
         clean, changed = predict(self.model, inputs)[0], predict(self.model, inputs, self.place, moved)[0]
         kl = (clean.exp() * (clean - changed)).sum(1)
         return {
-            "changed": self._words(changed[token]), "kl": float(kl[token]),
+            "changed": likeliest(self.model, changed[token]), "kl": float(kl[token]),
             "kl_later": float(kl[token + 1 :].mean()) if token + 1 < len(kl) else 0.0,
         }  # fmt: skip
 
@@ -119,6 +121,22 @@ class WhatIf:
         for side in ("promotes", "suppresses"):
             effect[side] = [(visible(word, 60), value) for word, value in effect[side]]
         return effect
+
+    def steer(
+        self, text: str, vectors: Sequence[tuple[Path, float]], atoms: Mapping[int, float], tokens: str, count: int
+    ) -> dict[str, Any]:
+        """A text that the model goes on with, with and without vectors and atoms; see `itda.view.steered`.
+
+        Args:
+            vectors: files of steering vectors, and how strongly each is added.
+            atoms: by atom, how strongly its direction is added.
+        Raises: as there; OptionError for an atom that is not there.
+        """
+        if self.dictionary.provenance is None:
+            raise OptionError("This dictionary was built from a bare array, so its atoms belong to no model.")
+        amounts = [Amount(SteeringVector.load(path), strength) for path, strength in vectors]
+        amounts += [Amount(SteeringVector.from_atom(self.dictionary, atom), one) for atom, one in atoms.items()]
+        return steered(self.model, text, amounts, tokens=tokens, count=count)
 
     def _inputs(self, text: str) -> tuple[dict[str, Tensor], int]:
         """The first window of a text, as the dictionary's capture had windows, and how many tokens it has."""
@@ -147,13 +165,6 @@ class WhatIf:
             return changed
 
         return predict(self.model, inputs, self.place, replaced)[0]
-
-    def _words(self, log_probabilities: Tensor) -> list[tuple[str, float]]:
-        values, ids = log_probabilities.topk(min(_WORDS, len(log_probabilities)))
-        return [
-            (visible(self.model.tokenizer.decode([token]), 60), round(float(value.exp()), 5))
-            for token, value in zip(ids.tolist(), values, strict=True)
-        ]
 
     def _token(self, token: ExplainedToken) -> dict[str, Any]:
         missed = 0 if token.unexplained is None else sum(token.unexplained >= share for share in _MISSED)

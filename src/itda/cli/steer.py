@@ -1,0 +1,186 @@
+"""itda steer fit | apply | sweep | explain | export"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from itda.cli import common
+from itda.errors import OptionError
+
+if TYPE_CHECKING:
+    from itda.models.loading import Model
+    from itda.steer import SteeringVector
+
+VectorFile = Annotated[Path, typer.Argument(help="A steering vector that `itda steer fit` wrote.")]
+TheModel = Annotated[str | None, typer.Option("--model", help="The model; by default the one recorded in the vector.")]
+Sites = Annotated[
+    list[str] | None, typer.Option("--site", help="Where; may be given several times. The middle layer by default.")
+]
+Operator = Annotated[str, typer.Option("--op", help="add, add_norm, rotate or ablate.")]
+Tokens = Annotated[
+    str,
+    typer.Option(help="all, prompt, generation, last; a place as 3 or -1, several as 0,2, or a range as 5: or 2:9."),
+]
+Strength = Annotated[
+    float, typer.Option(help="1 adds as much as activations there are usually long, times the vector's own length.")
+]
+
+
+def fit(
+    model: Annotated[str | None, typer.Argument(help="A folder, a name on the hub, or `embedded`.")] = None,
+    pairs: Annotated[
+        Path | None,
+        typer.Option(help="Pairs: .jsonl or .json objects, or a .csv table, with `positive` and `negative`."),
+    ] = None,
+    positive: Annotated[
+        Path | None, typer.Option(help="In place of pairs: a .json list of texts, or a .txt file, a text a line.")
+    ] = None,
+    negative: Annotated[Path | None, typer.Option(help="The same for the other side.")] = None,
+    contrasts: Annotated[
+        Path | None,
+        typer.Option(help="For --method attribution: objects with `prompt`, `target` and `opposite`."),
+    ] = None,
+    dictionary: Annotated[
+        Path | None, typer.Option(help="Instead of texts: a dictionary, whose atoms are the vector.")
+    ] = None,
+    atom: Annotated[
+        list[str] | None,
+        typer.Option(help="An atom of it, as 17, or with a weight, as 17:-0.5; may be given several times."),
+    ] = None,
+    sites: Sites = None,
+    method: Annotated[str, typer.Option(help="mean, pca, pca_centred, logistic or attribution.")] = "mean",
+    read: Annotated[
+        str, typer.Option(help="The row of a text: last, mean, tokens (all of them, for mean), or a place.")
+    ] = "last",
+    out: Annotated[Path, typer.Option(help="The .safetensors file to write.")] = Path("vector.safetensors"),
+    encoding_errors: common.EncodingErrors = "strict",
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+    json: common.Json = False,
+) -> None:
+    """Fit a steering vector to pairs of texts, or make one of a dictionary's atoms.
+
+    Example: `itda steer fit gpt2 --pairs pairs.jsonl --site resid_post.6 --out calm.safetensors`
+
+    Example: `itda steer fit --dictionary runs/l2 --atom 17 --out atom.safetensors`
+    """
+    from itda import steer
+    from itda.data import files
+    from itda.data.dictionary import Dictionary
+    from itda.data.labelled import read_list, read_together
+
+    if out.suffix != ".safetensors":
+        raise OptionError(f"A steering vector is written as .safetensors. Got {out.name!r}.")
+    files.check_file(out)
+    if dictionary is not None:
+        if pairs or positive or negative or contrasts or model:
+            raise OptionError("A vector of atoms needs no model and no texts. Give --dictionary and --atom alone.")
+        vector = steer.SteeringVector.from_atoms(Dictionary.from_pretrained(str(dictionary)), _weights(atom))
+    else:
+        if model is None:
+            raise OptionError("Which model? Name it first, as in itda steer fit gpt2 --pairs pairs.jsonl.")
+        opened = common.open_model(model, device, dtype, attention, tokenizer)
+        if method == "attribution":
+            if contrasts is None:
+                raise OptionError("An attribution vector is fitted to --contrasts: prompt, target and opposite.")
+            given = read_together(contrasts, ("prompt", "target", "opposite"), encoding_errors=encoding_errors)
+    own, opened = _open(vector, model, device, dtype, attention, tokenizer)
+    strengths = strength or steer.sweeping.STRENGTHS
+    with common.plain_warnings():
+        found = steer.sweep(
+            opened, own, [steer.Contrast(*one) for one in given], _neutral(neutral), strengths=strengths, op=op,
+            tokens=_tokens(tokens), most_perplexity=most_perplexity,
+        )  # fmt: skip
+    if plot is not None:
+        figures.save(figures.sweep(found), plot)
+    common.print_json(found.to_json()) if json else common.print_rich(found)
+
+
+def explain(
+    vector: VectorFile,
+    dictionary: common.Folder,
+    count: Annotated[int, typer.Option(help="At most so many atoms.")] = 8,
+    json: common.Json = False,
+) -> None:
+    """Say which atoms of a dictionary a vector is made of, with their texts.
+
+    Example: `itda steer explain calm.safetensors runs/l2`
+    """
+    from itda import steer
+    from itda.data.dictionary import Dictionary
+
+    opened = Dictionary.from_pretrained(str(dictionary))
+    found = steer.SteeringVector.load(vector).explain(opened, count=count)
+    common.print_json(found.to_json()) if json else common.print_rich(found)
+
+
+def export(
+    vector: VectorFile,
+    out: Annotated[Path, typer.Option(help="The .gguf file to write.")],
+    strength: Strength = 1.0,
+    json: common.Json = False,
+) -> None:
+    """Write a vector as a GGUF control vector, which llama.cpp and repeng read: scale 1 there is this strength here.
+
+    Example: `itda steer export calm.safetensors --out calm.gguf --strength 0.5`
+    """
+    from itda import steer
+
+    given = steer.SteeringVector.load(vector)
+    given.to_gguf(out, strength=strength)
+    facts = {"file": str(out), "sites": list(given.sites), "strength": strength}
+    common.print_json(facts) if json else common.print_rich(f"{out}: a control vector for {', '.join(given.sites)}")
+
+
+def _open(
+    vector: Path, model: str | None, device: str | None, dtype: str | None, attention: str | None, tokenizer: str | None
+) -> "tuple[SteeringVector, Model]":
+    from itda import steer
+
+    given = steer.SteeringVector.load(vector)
+    name = model or (given.model.id if given.model else None)
+    if name is None:
+        raise OptionError(f"{vector} does not say which model it belongs to. Give --model.")
+    return given, common.open_model(name, device, dtype, attention, tokenizer)
+
+
+def _neutral(path: Path | None) -> list[str]:
+    from itda.data.corpus import Corpus
+
+    some = Corpus.from_files(path) if path is not None else Corpus.embedded()
+    return [document.text for document, _ in zip(some, range(32), strict=False)]
+
+
+def _weights(atoms: list[str] | None) -> dict[int, float]:
+    """From 17 or 17:-0.5."""
+    if not atoms:
+        raise OptionError("Which atom? Give --atom NUMBER, or --atom NUMBER:WEIGHT.")
+    found = {}
+    for one in atoms:
+        number, _, weight = one.partition(":")
+        try:
+            found[int(number)] = float(weight) if weight else 1.0
+        except ValueError as error:
+            raise OptionError(f"An atom is a number, or a number and a weight, as 17:-0.5. Got {one!r}.") from error
+    return found
+
+
+def _place(read: str) -> str | int:
+    return int(read) if read.lstrip("-").isdecimal() else read
+
+
+def _tokens(tokens: str) -> Any:
+    """A name, a place, several, or a range."""
+    try:
+        if ":" in tokens:
+            start, stop = (int(end) if end.strip() else None for end in tokens.split(":"))
+            return slice(start, stop)
+        if tokens.lstrip("-")[:1].isdecimal():
+            places = [int(place) for place in tokens.split(",")]
+            return places[0] if len(places) == 1 else places
+    except ValueError as error:
+        raise OptionError(f"--tokens is a name, a place, several as 0,2, or a range as 2:9. Got {tokens!r}.") from error
+    return tokens
