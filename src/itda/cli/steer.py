@@ -87,6 +87,112 @@ def fit(
             if contrasts is None:
                 raise OptionError("An attribution vector is fitted to --contrasts: prompt, target and opposite.")
             given = read_together(contrasts, ("prompt", "target", "opposite"), encoding_errors=encoding_errors)
+            vector = steer.attribution.fit(opened, [steer.Contrast(*one) for one in given], sites)
+        else:
+            texts: Any
+            if pairs is not None:
+                texts = read_together(pairs, ("positive", "negative"), encoding_errors=encoding_errors)
+            elif positive is not None and negative is not None:
+                texts = [read_list(side, encoding_errors=encoding_errors) for side in (positive, negative)]
+            else:
+                raise OptionError("Fitted to what? Give --pairs FILE, or --positive FILE and --negative FILE.")
+            vector = steer.SteeringVector.fit(opened, texts, sites, method=method, read=_place(read))  # type: ignore[arg-type]
+    vector.save(out)
+    facts = {"file": str(out), "sites": list(vector.sites), "norms": dict(vector.norms), "facts": dict(vector.facts)}
+    if json:
+        common.print_json(facts)
+        return
+    norms = ", ".join(f"{name} (median norm {norm:.3g})" for name, norm in vector.norms.items())
+    common.print_rich(f"{out}: a vector at {norms}")
+
+
+def apply(
+    vector: VectorFile,
+    prompt: Annotated[list[str], typer.Option(help="Text to go on with; may be given several times.")],
+    strength: Strength = 0.5,
+    op: Operator = "add",
+    tokens: Tokens = "all",
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 40,
+    kl: Annotated[
+        float | None,
+        typer.Option(help="In place of --strength: find the one that changes neutral predictions by so many nats."),
+    ] = None,
+    neutral: Annotated[
+        Path | None, typer.Option(help="Neutral text for --kl: .txt, .json, .jsonl; the embedded text by default.")
+    ] = None,
+    model: TheModel = None,
+    any_model: common.AnyModel = False,
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+    json: common.Json = False,
+) -> None:
+    """Let the model go on with prompts, as it is and steered.
+
+    Example: `itda steer apply calm.safetensors --prompt "I have to say that" --strength 0.5`
+    """
+    from itda import steer
+
+    given, opened = _open(vector, model, device, dtype, attention, tokenizer)
+    where = _tokens(tokens)
+    with common.plain_warnings():
+        found = None if kl is None else steer.calibrate(opened, given, _neutral(neutral), kl, op=op, tokens=where)
+        amount = strength if found is None else found.strength
+        plain = steer.generate(opened, prompt, max_new_tokens=max_new_tokens)
+        with given.apply(opened, amount, op=op, tokens=where, check_model=not any_model) as told:
+            steered = steer.generate(opened, prompt, max_new_tokens=max_new_tokens)
+    if json:
+        answers = [
+            {"prompt": one.prompt, "plain": one.text, "steered": other.text}
+            for one, other in zip(plain, steered, strict=True)
+        ]
+        facts = {"steered_by": str(told), "strength": amount, "kl": found.kl if found else None, "answers": answers}
+        common.print_json(facts)
+        return
+    common.print_rich(str(told))
+    if found is not None:
+        common.print_rich(str(found))
+    for one, other in zip(plain, steered, strict=True):
+        common.print_rich(f"\nprompt   {one.prompt}", f"plain    {one.text}", f"steered  {other.text}")
+
+
+def sweep(
+    vector: VectorFile,
+    contrasts: Annotated[
+        Path, typer.Option(help="Held-out objects with `prompt`, `target` and `opposite`: what steering is to do.")
+    ],
+    neutral: Annotated[
+        Path | None, typer.Option(help="Text that has nothing to do with it; the embedded text by default.")
+    ] = None,
+    strength: Annotated[
+        list[float] | None, typer.Option(help="May be given several times; 0.1 to 1.6 in doublings by default.")
+    ] = None,
+    op: Operator = "add",
+    tokens: Tokens = "all",
+    most_perplexity: Annotated[
+        float, typer.Option(help="What a recommendation may cost on neutral text, as a factor.")
+    ] = 1.25,
+    plot: Annotated[Path | None, typer.Option(help="Draw effect and cost as .svg, .png or .pdf.")] = None,
+    model: TheModel = None,
+    encoding_errors: common.EncodingErrors = "strict",
+    device: common.Device = None,
+    dtype: common.Dtype = None,
+    attention: common.Attention = None,
+    tokenizer: common.Tokenizer = None,
+    json: common.Json = False,
+) -> None:
+    """Which layer, what strength? Steer at each site of a vector by itself, at each strength, and recommend one.
+
+    Example: `itda steer sweep calm.safetensors --contrasts held_out.jsonl --neutral stories.json`
+    """
+    from itda import steer
+    from itda.data.labelled import read_together
+    from itda.view import figures
+
+    if plot is not None:
+        figures.check(plot)
+    given = read_together(contrasts, ("prompt", "target", "opposite"), encoding_errors=encoding_errors)
     own, opened = _open(vector, model, device, dtype, attention, tokenizer)
     strengths = strength or steer.sweeping.STRENGTHS
     with common.plain_warnings():
