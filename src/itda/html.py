@@ -50,6 +50,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     return element("table", caption, element("thead", head), element("tbody", *body))
 
 
+def word(text: str, longest: int = LONGEST) -> str:
+    """A token as a person can see it: as `visible`, and spaces alone as ␣."""
+    return "␣" * min(len(text), longest) if text and not text.strip(" ") else visible(text, longest)
+
+
 def visible(text: str, longest: int = LONGEST) -> str:
     """A text on one line as a person can see it, cut where it would fill the page: not markup yet.
 

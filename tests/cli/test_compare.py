@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import transformers
 
 from support import tiny
 
@@ -53,6 +54,26 @@ def test_every_measure_by_default(run):
     document = json.loads(run("compare", "layers", "model", "--corpus", "texts.json", "--tokens", 200, "--json"))
     assert {"cka", "rsa", "codes", "components_99"} <= document.keys()
     assert "matching" not in document["cka"]  # there is nothing to match with
+    alone = run("compare", "layers", "model", "--corpus", "texts.json", "--tokens", 200, "--measure", "cka")
+    assert "model (down), model (across)" in " ".join(alone.split())
+
+
+def test_models_of_different_depth_say_why_nothing_is_counted(run, place):
+    if not (place / "deep").exists():
+        config = tiny.DECODERS["GPT-2"]()
+        config.n_layer = 4
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(place / "deep")
+        tiny.tokenizer().save_pretrained(place / "deep")
+    text = ("--corpus", "texts.json", "--tokens", 200, "--measure", "cka")
+    printed = " ".join(run("compare", "layers", "model", "deep", *text).split())
+    assert "model has 3, deep has 4" in printed
+    assert "model (down), deep (across)" in printed
+    ahead = json.loads(run("compare", "layers", "model", "other", *text, "--json"))["median_norm"]["ahead"]
+    assert ahead["measure"] == "cka"
+
+
+def test_a_checkpoint_that_is_given_twice_is_refused(run):
+    assert "given twice" in run("compare", "checkpoints", "model", "model", "--corpus", "texts.json", code=2)
 
 
 def test_dictionaries(run):

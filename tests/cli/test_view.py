@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
 
+import itda
 from support import tiny
 from support.pages import bare_dictionary
 
@@ -58,6 +60,71 @@ def test_prepare_then_export_and_report(run, built, place):
     report = (place / "report.html").read_text()
     assert report.count("<h3") == 3
     assert not re.search(r'(?:src|href)="(?!#)', report), "one file, which asks for no other"
+
+
+def test_what_is_asked_for_is_prepared_or_refused(run, built, place):
+    run("view", "runs/model", "--prepare", "--corpus", "texts.json", "--tokens", 400)
+    manifest = place / "runs" / "model.view" / "itda.json"
+
+    def asked():
+        return json.loads(manifest.read_text())["asked"]
+
+    before = asked()
+    assert (before["tokens"], before["effects"]) == (400, 0)
+    run("report", "runs/model", "--out", "r.html", "--atoms", 2, "--effects", 1)
+    assert asked()["effects"] == 1
+    assert asked()["corpus"] is None, "made of what the atoms come from, as nothing else was named"
+    run("report", "runs/model", "--out", "r.html", "--atoms", 2, "--effects", 1, "--corpus", "texts.json")
+    assert asked()["corpus"] == before["corpus"]
+    kept = manifest.stat().st_mtime_ns
+    run("report", "runs/model", "--out", "r.html", "--atoms", 2, "--effects", 1, "--corpus", "texts.json")
+    assert manifest.stat().st_mtime_ns == kept, "the same is not made again"
+    assert "nowhere.json" in run("report", "runs/model", "--out", "r.html", "--corpus", "nowhere.json", code=2)
+    assert "stops before" in run("view", "runs/model", "--prepare", "--export", "x", code=2)
+    assert "--export" in run("view", "runs/model", "--text", "x", code=2)
+    assert "holds 2" in run("report", "runs", "--out", "r.html", code=2)
+    assert "atoms must be a whole number" in run("report", "runs/model", "--out", "r.html", "--atoms", 0, code=2)
+
+
+def test_a_dictionary_that_was_replaced_is_not_mixed_up(run, built, place):
+    from itda.cli.view import _Opener
+    from itda.view.shelf import Shelf, StaleError
+
+    run("build", "model", "--corpus", "some.json", "--site", "resid_post.1", "--atoms", 20, "--out", "runs2/one")
+    run("view", "runs2/one", "--prepare", "--tokens", 200)
+    shelf = Shelf.open([place / "runs2"])
+    run("build", "model", "--corpus", "some.json", "--site", "resid_post.1", "--atoms", 30, "--out", "runs2/one",
+        "--overwrite")  # fmt: skip
+    opener = _Opener(itda.load_model, lambda name: None, {}, {"site": None, "check_model": True}, None, False)
+    with pytest.raises(StaleError, match="now holds another dictionary"):
+        opener.ask(shelf.book("one"))
+
+
+def test_the_browser_is_opened_at_the_address_with_its_token(run, built, place, monkeypatch):
+    import itda.view.serving as module
+
+    opened, said = [], []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+
+    class Server(module.uvicorn.Server):
+        def run(self, sockets):
+            self.started = True
+            for _ in range(200):
+                if opened:
+                    break
+                time.sleep(0.02)
+
+    monkeypatch.setattr(module.uvicorn, "Server", Server)
+    from itda.view.shelf import Shelf
+
+    for host, expected in (
+        ("127.0.0.1", r"http://127\.0\.0\.1:\d+/$"),
+        ("0.0.0.0", r"http://127.+/\?token=[\w-]{20,}$"),
+    ):
+        opened.clear()
+        module.serve(Shelf.open([built / "model"]), lambda book: None, said.append, host=host, port=0)
+        assert re.match(expected, opened[0]), opened
+        assert opened[0] in said[-1]
 
 
 def test_results_of_comparisons_are_shown(run, built, place):

@@ -1,10 +1,12 @@
 """Matching layers: what counts as a hit, intervals, and what is refused."""
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from itda.compare import LayerMatrix, accuracy_table, match_layers, paired_difference
 from itda.errors import OptionError, ShapeError
@@ -55,6 +57,22 @@ def test_a_layer_off_by_one_is_a_miss_of_one():
     assert found.pairs == {("m0", "m1"): (False,) * 4, ("m1", "m0"): (True,) * 4}
     assert found.accuracy == 0.5
     assert found.mean_miss == pytest.approx((1 + 1 + 1 + 3) / 8)
+
+
+def test_layers_are_matched_by_name():
+    other = matrix(models=2)
+    sites = other.sites[:DEPTH] + tuple(f"resid_post.{layer + 1}" for layer in range(DEPTH))
+    with pytest.raises(ShapeError, match="m1 has resid_post.1"):
+        match_layers(matrix(models=2, sites=sites))
+
+
+def test_the_table_says_how_far_the_first_is_ahead():
+    first, other = match_layers(matrix()), match_layers(matrix(noise=0.6, seed=1, measure="rsa"))
+    difference, ends = paired_difference(first, other)
+    shown = io.StringIO()
+    Console(file=shown, width=140).print(accuracy_table([first, other]))
+    assert "cka ahead" in shown.getvalue()
+    assert f"{difference:+.2f} ({ends[0]:+.2f} to {ends[1]:+.2f})" in shown.getvalue()
 
 
 def test_what_is_missing_is_no_decision():

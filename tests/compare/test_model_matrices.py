@@ -45,3 +45,5 @@ def test_bad_input(four):
         compare.model_matrix(four, CORPUS, tokens=500, atoms=2, progress=False)
     with pytest.raises(OptionError, match="no model 'e'"):
         compare.model_matrix(four, CORPUS, tokens=500, untrained="e", progress=False)
+    with pytest.raises(OptionError, match="because there are no others"):
+        compare.model_matrix(four, CORPUS, tokens=2_000, atoms=1_800, progress=False)

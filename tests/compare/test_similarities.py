@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from torch import Tensor
 
+import itda
 from itda import compare
 from itda.compare import representations
 from itda.compare.representations import fold_ends
 from itda.data.activations import BareRows
-from itda.errors import ActivationError, OptionError, ShapeError
+from itda.errors import ActivationError, MismatchError, OptionError, ShapeError
+from support import tiny
 
 SCALARS = ("effective_rank", "components_99", "median_norm")
 LINEAR = ("cca", "svcca", "svcca_larger", "svcca_20", "pwcca", "procrustes", "regression")
@@ -320,3 +322,48 @@ def test_every_measure_says_what_it_is() -> None:
         said = compare.describe(name)
         assert "nchanged by" in said, name
         assert "Source:" in said, name
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory):
+    """The same rows of two places, in memory and in a store."""
+    model = itda.wrap(tiny.module("GPT-2"), tiny.tokenizer())
+    corpus = itda.Corpus.from_texts([f"{line} {number}" for number in range(3) for line in tiny.KINGS])
+    sites = ["resid_post.0", "resid_post.2"]
+    memory = itda.capture(model, corpus, sites, tokens=2_000, progress=False)
+    stored = itda.capture(model, corpus, sites, tokens=2_000, store=tmp_path_factory.mktemp("s") / "s", progress=False)
+    return [memory[site] for site in sites], [stored[site] for site in sites], model, corpus
+
+
+@pytest.mark.parametrize("measure", ["cka", "overlap", "neighbours", "svcca"])
+def test_rows_in_a_store_are_those_in_memory(captured, measure: str) -> None:
+    memory, stored, _, _ = captured
+    wanted = compare.similarity(*memory, measure)
+    assert compare.similarity(*stored, measure) == pytest.approx(wanted, abs=1e-6)
+    assert compare.similarity(memory[0], stored[1], measure) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_rows_of_other_places_are_refused(captured) -> None:
+    memory, _, model, corpus = captured
+    order = torch.randperm(len(memory[1]))
+    shuffled = memory[1].select(order)
+    other = itda.capture(model, corpus, "resid_post.2", tokens=2_000, seed=1, progress=False)
+    elsewhere = itda.Corpus.from_texts([f"another {line} {number}" for number in range(3) for line in tiny.KINGS])
+    apart = itda.capture(model, elsewhere, "resid_post.2", tokens=2_000, progress=False)
+    for rows in (shuffled, other, apart):
+        with pytest.raises(MismatchError, match="not of the same place"):
+            compare.similarity(memory[0], rows, "cka")
+    found = compare.similarity(memory[0], shuffled, "cka", check_places=False)
+    assert found == pytest.approx(compare.similarity(memory[0].rows, shuffled.rows, "cka"))
+
+
+def test_neighbours_of_few_rows_are_no_answer() -> None:
+    with pytest.raises(ShapeError, match="at least 22"):
+        compare.similarity(torch.randn(21, 30), torch.randn(21, 30), "neighbours")
+    assert compare.similarity(torch.randn(22, 30), torch.randn(22, 30), "neighbours") < 0.8
+
+
+def test_pwcca_is_unchanged_by_any_map_of_the_second() -> None:
+    a, b = related()
+    mixed = b @ torch.randn(b.shape[1], b.shape[1], dtype=b.dtype)
+    assert compare.similarity(a, mixed, "pwcca") == pytest.approx(compare.similarity(a, b, "pwcca"), abs=1e-5)

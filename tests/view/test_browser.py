@@ -1,5 +1,6 @@
 """What a person sees and can do, in a real browser, served and opened from files."""
 
+import json
 import re
 from pathlib import Path
 
@@ -261,6 +262,97 @@ def test_pages_fit_a_phone(watched, address, path):
         page.click("#explain button")
         page.wait_for_selector("#answer:not([hidden])")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    if "explain" in path:
+        page.locator(".piece button").first.click()
+        page.wait_for_selector("#next th:nth-child(3)")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+
+
+@pytest.fixture(scope="module")
+def compared(prepared, opener, tmp_path_factory):
+    """The same dictionary beside results of comparisons, one of which no version ever wrote."""
+    folder = tmp_path_factory.mktemp("compared")
+    values = [[1, 0.5, 0.25, float("nan")], [0.5, 1, 0.125, 0.5], [0.25, 0.125, 1, 0.75], [None, 0.5, 0.75, 1]]
+    matrix = {"measure": "cka", "models": ["a"] * 2 + ["b"] * 2, "sites": ["resid_post.0", "resid_post.1"] * 2}
+    facts = {"matrix": {**matrix, "values": values, "whiten": False, "facts": {}}}
+    write = {"layers": {"measures": {"cka": facts}}, "odd": {"measures": {}}, "huge": {"measures": {"x": 10**400}}}
+    for name, content in write.items():
+        (folder / f"{name}.json").write_text(json.dumps({"format": "itda.compare.layers", **content}))
+    atoms = [
+        {"atom": 3, "changed": True, "only_in": None, "distance": 2.5, "frequency": [0.01, 0.05], "q": 0.01,
+         "source": {"text": "what was said of the matter at hand, " * 4}},
+    ]  # fmt: skip
+    place = {"before": "what was ", "token": "said", "after": " then", "difference": 1.39, "likelier": "done"}
+    diff = {"models": ["a", "b"], "site": "resid_post.1", "joint": {"atoms": atoms}, "places": [place], "outputs": None}
+    (folder / "diff.json").write_text(json.dumps({"format": "itda.compare.diff", **diff}))
+    with serving(Shelf.open([prepared.folder, folder]), opener) as address:
+        yield address
+
+
+def test_comparisons_are_shown_whatever_else_is_there(watched, compared):
+    page = watched(viewport={"width": 1280, "height": 900}).page
+    page.goto(f"{compared}/d/l3/index.html")
+    page.click("text=Compare")
+    assert page.locator("svg rect title").nth(1).text_content() == "a 0, a 1: 0.500"
+    assert page.locator("svg rect title").nth(3).text_content().endswith("unknown")
+    assert "from 0 to 1" in page.locator("svg").first.get_attribute("aria-label")
+    assert "1.39 nats" in page.locator(".source").inner_text()
+    assert page.locator("h2").count() == 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_comparisons_fit_a_phone_and_can_be_read_aloud(watched, compared, scheme):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = watched(viewport={"width": 375, "height": 700}, color_scheme=scheme, bypass_csp=True).page
+    page.goto(f"{compared}/compare.html")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    assert page.locator("td.text").first.bounding_box()["width"] > 200
+    found = Axe().run(page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+def test_a_late_answer_is_no_answer_to_another_question(watched, address):
+    page = watched().page
+    page.goto(f"{address}/d/l3/explain.html")
+    page.fill("#text", "Return the number of items.")
+    page.click("#explain button")
+    page.wait_for_selector("#answer:not([hidden])")
+    tokens = page.locator("#tokens button")
+    tokens.nth(3).click()
+    held = []
+    page.route("**/change", lambda route: held.append(route))
+    page.locator(".piece button").first.click()
+    expect(page.locator("#state")).to_contain_text("Running")
+    tokens.nth(5).click()
+    heading = page.locator("#token-heading").inner_text()
+    with page.expect_response("**/change"):
+        held[0].continue_()
+    page.wait_for_timeout(50)
+    assert page.locator("#token-heading").inner_text() == heading
+    assert page.locator("#next th").count() == 2, "nothing was changed at this token"
+    assert page.locator("#state").inner_text() == ""
+
+
+def test_a_server_that_is_gone_is_said(watched, prepared, opener):
+    with serving(Shelf.open([prepared.folder]), opener) as address:
+        seen = watched()
+        page = seen.page
+        page.goto(f"{address}/d/l3/explain.html")
+    page.click("#explain button")
+    expect(page.locator("#state")).to_contain_text("Is itda view still running?")
+    assert "CONNECTION" in seen.wrong.pop()
+
+
+def test_a_browser_that_closes_does_not_stop_the_server(watched, address):
+    seen = watched()
+    seen.page.goto(f"{address}/d/l3/explain.html")
+    seen.page.click("#explain button")
+    seen.page.close()
+    page = watched().page
+    page.goto(f"{address}/d/l3/explain.html")
+    page.click("#explain button")
+    page.wait_for_selector("#answer:not([hidden])")
 
 
 def test_the_keyboard_reaches_the_content(watched, address):

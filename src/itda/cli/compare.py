@@ -6,9 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from itda.cli import common
+from itda.errors import OptionError, ShapeError
 
 Out = Annotated[Path | None, typer.Option(help="Write everything that was found as JSON, which `itda view` shows.")]
-Models = Annotated[list[str], typer.Argument(help="Two models or more: folders, names on the Hugging Face hub.")]
+Models = Annotated[
+    list[str],
+    typer.Argument(help="Models: folders, names on the Hugging Face hub; of one alone, its layers beside each other."),
+]
 
 
 def layers(
@@ -48,6 +52,7 @@ def layers(
     Example: `itda compare layers gpt2-s21 gpt2-s49 gpt2-s81 --corpus texts.json --measure cka`
     """
     from itda import compare
+    from itda.compare.known import known
     from itda.compare.similarities import SCALARS
     from itda.view import figures
 
@@ -66,11 +71,17 @@ def layers(
         for name in asked:
             where = plot if len(asked) == 1 else plot.with_stem(f"{plot.stem}-{name}")
             figures.save(figures.layer_heatmap(found[name]), where)
-    can_match = all(len(one.layers) > 1 and len(set(map(len, one.layers.values()))) == 1 for one in found.values())
-    matched = {name: compare.match_layers(one) for name, one in found.items()} if can_match else {}
-    facts = {name: {"matrix": one.to_dict()} for name, one in found.items()}
+    matched, unmatched = {}, ""
+    try:
+        matched = {name: compare.match_layers(one) for name, one in found.items() if len(models) > 1}
+    except ShapeError as error:
+        unmatched = str(error)
+    facts: dict[str, dict[str, Any]] = {name: {"matrix": one.to_dict()} for name, one in found.items()}
     for name, match in matched.items():
         facts[name]["matching"] = match.to_dict()
+        if name != asked[0]:
+            difference, ends = compare.paired_difference(matched[asked[0]], match)
+            facts[name]["ahead"] = known({"measure": asked[0], "difference": difference, "interval": ends})
     _keep(out, "layers", {"measures": facts})
     if json:
         common.print_json(facts)
@@ -78,7 +89,9 @@ def layers(
     if matrix or not matched:
         common.print_rich(*(found[name] for name in asked))
     if matched:
-        common.print_rich(compare.accuracy_table(matched.values()))
+        common.print_rich(compare.accuracy_table(matched[name] for name in wanted))
+    if unmatched:
+        common.print_rich(f"Which layers are the same is not counted. {unmatched}")
     for name, one in found.items():
         if "missing" in one.facts:
             common.print_rich(f"{name}: {one.facts['missing']}")
@@ -244,6 +257,8 @@ def checkpoints(
     _check(out)
     text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors)
     with common.plain_warnings():
+        if len(set(models)) < len(models):
+            raise OptionError("A checkpoint is given twice. Name each once, in the order of the run.")
         short = [Path(name).name for name in models]
         names = short if len(set(short)) == len(models) else models
         dictionary = None if folder is None else Dictionary.from_pretrained(folder)

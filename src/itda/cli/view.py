@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from itda.cli import common
+from itda.errors import OptionError
 
 if TYPE_CHECKING:
     from itda.data.dictionary import Dictionary
@@ -16,13 +17,24 @@ if TYPE_CHECKING:
 
 Corpus = Annotated[
     Path | None,
-    typer.Option("--corpus", help="Text in which atoms are looked for; by default the stretches they come from."),
+    typer.Option(
+        "--corpus",
+        help="Text in which atoms are looked for; by default the embedded text for the embedded model, and for others "
+        "the stretches that atoms come from.",
+    ),
 ]
-Tokens = Annotated[int, typer.Option(help="Read about so many tokens to prepare pages.")]
+Tokens = Annotated[
+    int | None, typer.Option(help="Read about so many tokens to prepare pages; 100,000 by default.", show_default=False)
+]
 Effects = Annotated[
-    int,
-    typer.Option(help="While preparing, leave out so many of the most used atoms to see what changes at the output."),
+    int | None,
+    typer.Option(
+        help="While preparing, leave out so many of the most used atoms to see what changes at the output; none by "
+        "default.",
+        show_default=False,
+    ),
 ]
+_TOKENS, _EFFECTS = 100_000, 0
 
 
 def view(
@@ -40,8 +52,8 @@ def view(
     overwrite: common.Overwrite = False,
     corpus: Corpus = None,
     model: common.OtherModel = None,
-    tokens: Tokens = 100_000,
-    effects: Effects = 0,
+    tokens: Tokens = None,
+    effects: Effects = None,
     host: Annotated[
         str, typer.Option(help="The address to answer at. One that other machines can reach asks for a token.")
     ] = "127.0.0.1",
@@ -69,13 +81,17 @@ def view(
     from itda.view import exporting, serving
     from itda.view.shelf import Shelf
 
+    if prepare and export is not None:
+        raise OptionError("--prepare stops before anything is written. Prepare first, then call again with --export.")
+    if text and export is None:
+        raise OptionError("--text is explained in pages that are written with --export. Served, any text can be typed.")
     if export is not None:
         exporting.check_export(export, overwrite=overwrite)
     opener = _Opener(
         lambda name: common.open_model(name, device, dtype, attention, tokenizer),
-        lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
-        {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
-        model,
+        lambda name: _text(corpus, name, split_on, text_field, encoding_errors),
+        {"tokens": tokens, "effects": effects}, {"site": site, "seed": seed, "check_model": not any_model}, model,
+        corpus is not None,
     )  # fmt: skip
     opener.prepare(folders, anew=prepare)
     if prepare:
@@ -95,8 +111,8 @@ def report(
     atoms: Annotated[int, typer.Option(help="How many atoms, those that carry the most.")] = 30,
     corpus: Corpus = None,
     model: common.OtherModel = None,
-    tokens: Tokens = 100_000,
-    effects: Effects = 0,
+    tokens: Tokens = None,
+    effects: Effects = None,
     site: common.Place = None,
     any_model: common.AnyModel = False,
     split_on: common.SplitOn = None,
@@ -116,15 +132,17 @@ def report(
     """
     _check_extra()
     from itda.view import exporting
-    from itda.view.shelf import Shelf
+    from itda.view.shelf import Shelf, dictionaries_in
 
     opener = _Opener(
         lambda name: common.open_model(name, device, dtype, attention, tokenizer),
-        lambda name: corpus and common.open_corpus(corpus, name, split_on, text_field, encoding_errors),
-        {"tokens": tokens, "effects": effects, "site": site, "seed": seed, "check_model": not any_model},
-        model,
+        lambda name: _text(corpus, name, split_on, text_field, encoding_errors),
+        {"tokens": tokens, "effects": effects}, {"site": site, "seed": seed, "check_model": not any_model}, model,
+        corpus is not None,
     )  # fmt: skip
     exporting.check_report(out)
+    if len(found := dictionaries_in([folder])) != 1:
+        raise OptionError(f"A report is of one dictionary. {folder} holds {len(found)}: name the folder of one.")
     opener.prepare([folder], anew=False)
     shelf = Shelf.open([folder])
     print(exporting.report(shelf, next(iter(shelf.books)), out, atoms=atoms))
@@ -137,9 +155,13 @@ class _Opener:
     load: "Callable[[str], Model]"
     text: Callable[[str], Any]
     """The corpus that was named, if one was, for a model of some name."""
+    asked: dict[str, Any]
+    """What to prepare, None where nothing was asked for."""
     options: dict[str, Any]
     named: str | None
     """The model that was named in place of those that the dictionaries name."""
+    has_text: bool
+    """Whether a text was named."""
     models: "dict[str, Model]" = field(default_factory=dict)
 
     def both(self, folder: Path) -> "tuple[Dictionary, Model | None]":
@@ -155,8 +177,7 @@ class _Opener:
         return dictionary, self.models[name]
 
     def prepare(self, folders: list[Path], *, anew: bool) -> None:
-        """Prepare what has not been prepared, or everything anew."""
-        from itda.errors import OptionError
+        """Prepare what has not been prepared, or not as was asked, or everything anew."""
         from itda.view import shelf
 
         found = shelf.dictionaries_in(folders)
@@ -166,27 +187,53 @@ class _Opener:
                 "Show them one at a time, or leave --model out."
             )
         for folder in found:
-            if not anew and shelf.is_ready(folder):
+            if not anew and shelf.is_ready(folder) and not self._differs(folder):
                 continue
             from itda.view.preparing import prepare
 
             typer.echo(f"Preparing the pages of {folder}.", err=True)
+            wanted = {name: value for name, value in self.asked.items() if value is not None}
             with common.plain_warnings():
                 dictionary, model = self.both(folder)
                 text = self.text(model.id) if model else None
-                records = prepare(dictionary, model, text, name=folder.name, **self.options)
+                options = {"tokens": _TOKENS, "effects": _EFFECTS, **wanted, **self.options}
+                records = prepare(dictionary, model, text, name=folder.name, **options)
             records.save(folder)
+
+    def _differs(self, folder: Path) -> bool:
+        """Whether pages were prepared from another text or with other options than are asked for now."""
+        from itda.view.shelf import open_records
+
+        made = open_records(folder).facts.get("asked", {})
+        if any(value is not None and made.get(name) != value for name, value in self.asked.items()):
+            return True
+        if not self.has_text:
+            return False
+        _, model = self.both(folder)
+        text = self.text(model.id) if model else None
+        return bool(text is not None and made.get("corpus") != text.fingerprint)
 
     def ask(self, book: "Book") -> Any:
         """What answers questions about texts."""
-        from itda.errors import OptionError
+        from itda.view.shelf import StaleError
         from itda.view.what_if import WhatIf
 
         dictionary, model = self.both(book.folder)
+        if dictionary.fingerprint != book.records.facts["fingerprint"]:
+            raise StaleError(
+                f"{book.folder} now holds another dictionary than when these pages were opened. Start itda view again."
+            )
         if model is None:
             raise OptionError("This dictionary was built from a bare array. Say what it is of: --model and --site.")
         dictionary.prepare(memory=0)  # for a text at a time, inner products of all atoms cost more than they save
         return WhatIf(dictionary, model, site=self.options["site"], check_model=self.options["check_model"])
+
+
+def _text(path: Path | None, model: str, split_on: str | None, text_field: str, encoding_errors: str) -> Any:
+    """The corpus that was named; else the embedded one for the embedded model, and none for others."""
+    if path is None and model != common.EMBEDDED:
+        return None
+    return common.open_corpus(path, model, split_on, text_field, encoding_errors)
 
 
 def _check_extra() -> None:

@@ -86,7 +86,8 @@ class LayerMatrix(Shown):
         shown = [site.rpartition(".")[2] if where else site for site in self.sites]
         symmetric = np.array_equal(self.values, self.values.T, equal_nan=True)
         yield Text(f"{self.measure}{', whitened' if self.whiten else ''}: how alike layers are{where}", style="bold")
-        for first, second in (combinations if symmetric else permutations)(self.layers, 2):
+        pairs = (combinations if symmetric else permutations)(self.layers, 2)
+        for first, second in pairs if len(self.layers) > 1 else [tuple(self.layers) * 2]:
             title = f"{first} (down), {second} (across)"
             table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
             table.add_column("", no_wrap=True)
@@ -137,10 +138,10 @@ def match_layers(matrix: LayerMatrix, *, resamples: int = 1000, seed: int = 0) -
     """Of each layer of each model, find the most alike in each other model, and count how often it is the same one.
 
     Args:
-        matrix: from `layer_matrix`; models of one number of layers.
+        matrix: from `layer_matrix`; models with the same layers.
         resamples, seed: draws of models, for the interval.
-    Raises: OptionError for another thing, or fewer than two models; ShapeError for models of different depth, whose
-        layers have no counterpart.
+    Raises: OptionError for another thing, or fewer than two models; ShapeError for models of different depth or with
+        different layers, which have no counterpart.
     """
     if not isinstance(matrix, LayerMatrix):
         raise OptionError(f"match_layers takes what layer_matrix returns. Got {type(matrix).__name__}.")
@@ -153,6 +154,10 @@ def match_layers(matrix: LayerMatrix, *, resamples: int = 1000, seed: int = 0) -
         shown = ", ".join(f"{model} has {depth}" for model, depth in depths.items())
         raise ShapeError(f"Layers can be matched only between models of as many layers: {shown}.")
     depth = next(iter(depths.values()))
+    names = {model: [matrix.sites[row] for row in rows] for model, rows in matrix.layers.items()}
+    if any(own != next(iter(names.values())) for own in names.values()):
+        shown = "; ".join(f"{model} has {', '.join(own)}" for model, own in names.items())
+        raise ShapeError(f"Layers can be matched only between models of which the same are there: {shown}.")
     pairs: dict[tuple[str, str], tuple[bool | None, ...]] = {}
     ties = 0
     misses: list[float] = []
@@ -182,7 +187,7 @@ def match_layers(matrix: LayerMatrix, *, resamples: int = 1000, seed: int = 0) -
 
 
 def accuracy_table(matchings: Iterable[Matching]) -> Table:
-    """One line a measure, for a terminal."""
+    """One line a measure, for a terminal; and how far the first is ahead of each, paired, with 95 %."""
     from rich.table import Table
 
     matchings = list(matchings)
@@ -190,15 +195,25 @@ def accuracy_table(matchings: Iterable[Matching]) -> Table:
         raise OptionError("accuracy_table takes what match_layers returns.")
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("measure", no_wrap=True)
-    for name in ("layers found", "95 %", "by chance", "mean miss", "ties", "missing"):
+    ahead = f"{matchings[0].measure} ahead" if len(matchings) > 1 else ""
+    columns = ("layers found", "95 %", "by chance", "mean miss", "ties", "missing", *filter(None, [ahead]))
+    for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for one in matchings:
         ends = f"{one.interval[0]:.2f} to {one.interval[1]:.2f}" if one.interval else ""
+        paired = [""] if ahead and one is matchings[0] else [_ahead(matchings[0], one)] if ahead else []
         table.add_row(
             one.measure, f"{one.accuracy:.2f}", ends, f"{one.chance:.2f}", f"{one.mean_miss:.2f}", str(one.ties),
-            str(one.missing),
+            str(one.missing), *paired,
         )  # fmt: skip
     return table
+
+
+def _ahead(first: Matching, other: Matching) -> str:
+    difference, ends = paired_difference(first, other)
+    if np.isnan(difference):
+        return "-"
+    return f"{difference:+.2f}" + (f" ({ends[0]:+.2f} to {ends[1]:+.2f})" if ends else "")
 
 
 def paired_difference(

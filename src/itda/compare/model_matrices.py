@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console, ConsoleOptions, RenderResult
 
+_FULL = 0.5  # of the tokens: with more of them atoms, hardly any is left out
 _RESAMPLES = 1000
 Ends = tuple[float, float]
 
@@ -154,7 +155,8 @@ def model_matrix(
         untrained: name of a model among them that was not trained, as another null.
         seed: which tokens.
         progress: draw bars on stderr.
-    Raises: as `layer_matrices`; OptionError for a budget with less than one atom a layer.
+    Raises: as `layer_matrices`; OptionError for a budget with less than one atom a layer, or of more than half of the
+        tokens.
     """
     whole("atoms", atoms)
     whole("tokens", tokens)
@@ -175,6 +177,13 @@ def model_matrix(
             for layer in own
         ]
         unions.append(torch.stack([net.members[0] for net in nets]).amax(0))
+    rows = len(layers[0].activations)
+    fullest = max(float(union.mean()) for union in unions)
+    if fullest > _FULL:
+        raise OptionError(
+            f"With atoms={atoms}, {fullest:.0%} of the {rows:,} tokens are atoms of some layer, so that models share "
+            f"them because there are no others. Give fewer atoms or more tokens, so that it is at most {_FULL:.0%}."
+        )
     chances = [chances_of(union[None], nets[0].kinds) for union in unions]
     found = np.ones((3, len(names), len(names)))
     for i, j in combinations_with_replacement(range(len(names)), 2):
@@ -188,7 +197,7 @@ def model_matrix(
         jaccard=found[0],
         expected=found[1],
         untrained=untrained,
-        facts={"corpus": corpus.fingerprint, "tokens": len(layers[0].activations), "atoms": atoms, "seed": seed},
+        facts={"corpus": corpus.fingerprint, "tokens": rows, "atoms": atoms, "fullest": fullest, "seed": seed},
     )
 
 

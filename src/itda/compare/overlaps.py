@@ -163,7 +163,7 @@ def overlap(
     if level == "characters" and candidates is None:
         raise OptionError(
             "Dictionaries of two tokenizers share only places where both have a boundary: give the sources of the rows "
-            "that each was built from as candidates=."
+            "that each was built from as candidates= (--store)."
         )
     there = None if candidates is None else tuple(Candidates.of(one, level) for one in candidates)
     common, share = None, 1.0
@@ -206,7 +206,8 @@ def _adjusted(found: float, chance: float) -> float:
 
 def _check_named(dictionary: Dictionary) -> None:
     if dictionary.kind != "activations" or not dictionary.sources.named or dictionary.provenance is None:
-        what = "a bare array" if dictionary.provenance is None else f"{dictionary.kind} atoms"
+        bare = dictionary.provenance is None or not dictionary.sources.named
+        what = "no atoms" if not len(dictionary) else "a bare array" if bare else f"{dictionary.kind} atoms"
         raise OptionError(
             f"Overlap counts atoms that are one named activation each. Got a dictionary of {what}. Build it from text "
             "with method='budget', 'greedy' or 'paper'."
@@ -282,7 +283,7 @@ def _token_matches(both: tuple[Dictionary, Dictionary], begun: set[Place]) -> fl
     for one in both:
         if one.token_means is None:
             raise OptionError(
-                "This dictionary has no token counts: give candidates=, the sources of what it was built from."
+                "This dictionary has no token counts: give what it was built from as candidates= (--store)."
             )
         means = one.token_means
         there |= Counter(dict(zip(means.token_ids.tolist(), means.counts.tolist(), strict=True)))

@@ -162,7 +162,7 @@ class Representation:
         if len(plain) <= plain.width:
             raise ShapeError(
                 f"Whitening needs more rows than columns. Got {len(plain)} rows of width {plain.width}: take more "
-                "tokens, or whiten=False."
+                "tokens, or a measure that does not whiten."
             )
         found = plain.directions
         return found.axes * (found.variances / len(plain)).rsqrt()

@@ -68,7 +68,7 @@ class Sample:
         """For each row the k others with the largest cosines, bool (n, n)."""
         alike = self.directions @ self.directions.T
         alike.fill_diagonal_(-torch.inf)
-        nearest = torch.topk(alike, min(_NEIGHBOURS, len(self) - 1), dim=1).indices
+        nearest = torch.topk(alike, _NEIGHBOURS, dim=1).indices
         return torch.zeros(alike.shape, dtype=torch.bool).scatter_(1, nearest, True)
 
     @cached_property
@@ -124,9 +124,16 @@ def neighbours(first: Sample, second: Sample) -> float:
     """Mutual nearest neighbours: the share of a row's ten nearest, by cosine, that are the same in both.
 
     Unchanged by rotation, uniform scale and shift. Source: Huh et al. 2024; there without taking the mean off.
+
+    Raises: ShapeError for fewer than 22 rows, where most of the others would be among the ten nearest by chance.
     """
+    if len(first) < 2 * (_NEIGHBOURS + 1):
+        raise ShapeError(
+            f"Of {len(first)} rows, the {_NEIGHBOURS} nearest are most of the others, whatever is compared. Give at "
+            f"least {2 * (_NEIGHBOURS + 1)}."
+        )
     common = (first.neighbours & second.neighbours).sum(1).double().mean()
-    return float(common) / min(_NEIGHBOURS, len(first) - 1)
+    return float(common) / _NEIGHBOURS
 
 
 def relative(first: Sample, second: Sample) -> float:

@@ -14,7 +14,9 @@ from itda.compare.overlaps import kinds_of
 from itda.compare.representations import Representation
 from itda.compare.sampled_measures import Sample
 from itda.data.activations import Activations
-from itda.errors import OptionError, ShapeError
+from itda.data.entries import RowsOnDisk
+from itda.data.sources import Sources
+from itda.errors import MismatchError, OptionError, ShapeError
 from itda.options import flag
 
 Looks = Literal["nets", "sums", "sample", "scalar"]
@@ -90,7 +92,9 @@ class Known:
         return self._scalars[measure.name]
 
 
-def similarity(rows_a: Any, rows_b: Any, measure: str = "cka", *, whiten: bool = False) -> float:
+def similarity(
+    rows_a: Any, rows_b: Any, measure: str = "cka", *, whiten: bool = False, check_places: bool = True
+) -> float:
     """How alike two representations of the same N rows are: 1 for equal ones, never more.
 
     Args:
@@ -98,16 +102,33 @@ def similarity(rows_a: Any, rows_b: Any, measure: str = "cka", *, whiten: bool =
             is of the same place. Read once (twice to whiten), in pieces.
         measure: one of `measures()`; `describe(measure)` says what it computes.
         whiten: give every direction with variance the same first. Measures of single numbers then say nothing.
-    Raises: OptionError for another measure; ShapeError for other shapes, or rows too few for the measure;
-        ActivationError for NaN, infinity, or rows that are all the same.
+        check_places: refuse Activations whose rows are not of the same places of the same documents, in one order.
+    Raises: MismatchError for other places; OptionError for another measure; ShapeError for other shapes, or rows too
+        few for the measure; ActivationError for NaN, infinity, or rows that are all the same.
     """
     wanted = named(measure)
     flag("whiten", whiten)
     named_rows = {"rows_a": rows_a, "rows_b": rows_b}
-    sources = [rows.sources for rows in named_rows.values() if isinstance(rows, Activations)]
-    kinds = kinds_of(*sources) if len(sources) == 2 and len(rows_a) == len(rows_b) else None
+    flag("check_places", check_places)
+    sources = [rows.sources for rows in named_rows.values() if isinstance(rows, Activations | RowsOnDisk)]
+    kinds = None
+    if len(sources) == 2 and len(rows_a) == len(rows_b) and all(one.named for one in sources):
+        if check_places:
+            _check_places(*sources)
+        kinds = kinds_of(*sources)
     first, second = (Known(Representation.of(rows, name, whiten=whiten), kinds) for name, rows in named_rows.items())
     return alike(wanted, Pair(first.representation, second.representation), first, second)
+
+
+def _check_places(first: Sources, second: Sources) -> None:
+    apart = [row for row, (one, other) in enumerate(zip(first.keys(), second.keys(), strict=True)) if one != other]
+    if apart:
+        one, other = first[apart[0]], second[apart[0]]
+        raise MismatchError(
+            f"{len(apart):,} of {len(first):,} rows are not of the same place. Row {apart[0]} is {one.text!r} in the "
+            f"one and {other.text!r} in the other. Capture the same corpus with the same tokens= and seed=, or give "
+            "check_places=False."
+        )
 
 
 def measures() -> tuple[str, ...]:

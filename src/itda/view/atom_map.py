@@ -6,6 +6,7 @@ from torch import Tensor
 _LARGEST = 50_000  # atoms for which neighbours are worth their time
 _DIRECTIONS = 50  # principal directions that are kept before
 _NEIGHBOURS = 30.0
+_SMALL = 4096  # atoms up to which one thread is as fast
 METHOD = "t-SNE of the atoms' first 50 principal directions"
 PLAIN = "the atoms' first two principal directions"
 
@@ -29,10 +30,13 @@ def atom_map(atoms: Tensor, seed: int = 0) -> tuple[Tensor, str]:
         flat[:, : min(2, width)] = reduced[:, :2]
         return _fitted(flat), PLAIN
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     start = reduced[:, :2] / reduced[:, 0].std().clamp_min(1e-12) * 1e-4
     perplexity = min(_NEIGHBOURS, (len(atoms) - 1) / 3)
-    found = TSNE(perplexity=perplexity, init=start.numpy(), random_state=seed).fit_transform(reduced.numpy())
+    # Its threads wait for each other at every one of a thousand small steps, on a busy machine a hundred times as long
+    with threadpool_limits(None if len(atoms) > _SMALL else 1):
+        found = TSNE(perplexity=perplexity, init=start.numpy(), random_state=seed).fit_transform(reduced.numpy())
     return _fitted(torch.from_numpy(found).float()), METHOD
 
 

@@ -9,9 +9,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from itda.html import MINUS, PLUS, element, join
+from itda.html import MINUS as _MINUS
+from itda.html import PLUS as _PLUS
+from itda.html import element, join
 
+# A page says how they look on its ground
+PLUS, MINUS = f"var(--plus, {_PLUS})", f"var(--minus, {_MINUS})"
 _WIDTH, _HEIGHT = 320, 150
+_SCALE = 6  # shades that say what a heatmap's are
 _MARGIN, _LONGEST = 90, 14  # of a heatmap, and the characters of a name that fit there
 _LEFT, _RIGHT, _BOTTOM, _TOP = 44, 18, 34, 8
 
@@ -100,6 +105,7 @@ def heatmap(
     cell = max(10, min(26, 520 // max(count, 1)))
     first = _MARGIN
     shapes: list[Markup] = []
+    values = [[None if value is None or not math.isfinite(value) else value for value in row] for row in values]
     known = [value for row in values for value in row if value is not None]
     low, high = min([*known, 0.0]), max([*known, 1e-9])
     for down, row in enumerate(values):
@@ -114,6 +120,15 @@ def heatmap(
                 )
             )  # fmt: skip
     side = first + count * cell
+    scale = [
+        element(
+            "rect", x=first + 34 + step * 14, y=side + 8, width=13, height=10, fill=PLUS,
+            fill_opacity=f"{0.05 + 0.95 * step / (_SCALE - 1):.3f}",
+        )
+        for step in range(_SCALE)
+    ]  # fmt: skip
+    ends = (first + 30, "end", low), (first + 38 + 14 * _SCALE, "start", high)
+    shapes += [*scale, *(_text(x, side + 17, f"{value:.3g}", anchor) for x, anchor, value in ends)]
     for place in range(count):
         middle = first + (place + 0.7) * cell
         shapes.append(_text(first - 6, middle, _short(names[place]), "end"))
@@ -130,7 +145,8 @@ def heatmap(
         middle = first + (groups.index(group) + list(groups).count(group) / 2) * cell
         shapes.append(_text(first - 24, middle, _short(group), "end"))
         shapes.append(_text(middle, first - 24, _short(group), "middle"))
-    return _chart(title, title, shapes, side + _MARGIN, side + 4)
+    said = f"{title}: {count} by {count} values from {low:.3g} to {high:.3g}"
+    return _chart(title, said, shapes, side + _MARGIN, side + 22)
 
 
 def _short(name: str) -> str:

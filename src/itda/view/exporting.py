@@ -91,6 +91,7 @@ def report(shelf: Shelf, name: str, path: str | Path, *, atoms: int = 30, contex
     Raises: OptionError; OutputError if it cannot be written.
     """
     where = check_report(path)
+    whole("atoms", atoms)
     book = shelf.book(name)
     records = book.records
     largest = sorted(range(len(records)), key=lambda atom: (-records.energies[atom], -records.counts[atom], atom))

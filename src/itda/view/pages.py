@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from itda.html import visible
+from itda.html import visible, word
 from itda.view import charts
 from itda.view.records import Array, Records
 
@@ -117,7 +117,7 @@ def table(records: Records) -> dict[str, Any]:
     tokens = len(records.tokens)
     counts = records.counts
     return {
-        "token": [visible(records.token_of(atom), 40) for atom in range(len(records))],
+        "token": [word(records.token_of(atom), 40) for atom in range(len(records))],
         "text": [records.describe(atom, before, after) for atom in range(len(records))],
         "uses": counts.tolist(),
         "size": [round(float(size), 2) for size in records.sizes],
@@ -139,7 +139,7 @@ def atom(records: Records, number: int) -> dict[str, Any]:
     own = _own_coefficients(records, uses, values)
     facts: dict[str, Any] = {
         "atom": number,
-        "token": visible(records.token_of(number), _LONGEST_TOKEN),
+        "token": word(records.token_of(number), _LONGEST_TOKEN),
         "kind": records.facts["kind"],
         "parts": [_part(records, part) for part in records.parts_of(number)],
         "uses": count,
@@ -151,7 +151,7 @@ def atom(records: Records, number: int) -> dict[str, Any]:
         "negative": _contexts(records, uses[values < 0], largest, own),
         "together": _together(records, number, uses),
         "nearest": [
-            {"atom": int(other), "cosine": round(float(cosine), 3), "text": records.describe(int(other))}
+            {"atom": int(other), "cosine": round(float(cosine), 3), "text": records.describe(int(other), brief=True)}
             for other, cosine in zip(records.nearest[number], records.cosines[number], strict=True)
         ],
         "raises": _words(records, number, 0),
@@ -242,14 +242,14 @@ def _together(records: Records, number: int, uses: Array) -> list[dict[str, Any]
     shares = both / np.maximum(records.counts + len(uses) - both, 1)
     order = np.argsort(-shares, kind="stable")[:_TOGETHER]
     return [
-        {"atom": int(other), "share": round(float(both[other] / len(uses)), 4), "text": records.describe(int(other))}
+        {"atom": int(other), "share": round(float(shares[other]), 4), "text": records.describe(int(other), brief=True)}
         for other in order if both[other]
     ]  # fmt: skip
 
 
 def _words(records: Records, number: int, side: int) -> list[tuple[str, float]]:
     return [
-        (visible(records.words[int(word)], _LONGEST_TOKEN), round(float(value), 3))
-        for word, value in zip(records.lens[number, side], records.lens_values[number, side], strict=True)
-        if word >= 0
+        (word(records.words[int(place)], _LONGEST_TOKEN), round(float(value), 3))
+        for place, value in zip(records.lens[number, side], records.lens_values[number, side], strict=True)
+        if place >= 0
     ]

@@ -91,6 +91,7 @@ def prepare(
         **dictionary.facts(), "name": name, "fingerprint": dictionary.fingerprint, "text": read.corpus,
         "predicts": bool(model is not None and model.predicts), "report": None,
         "site": where or (dictionary.site if dictionary.provenance else None),
+        "asked": {"corpus": text.fingerprint if text else None, "tokens": tokens, "effects": effects},
     }  # fmt: skip
     left_out: dict[str, Any] = {}
     if model is not None and read.held_out is not None:

@@ -182,14 +182,17 @@ class Records:
             text[part.end : part.end + after] + tail,
         )
 
-    def describe(self, atom: int, before: int = 40, after: int = 16) -> str:
-        """An atom on one line."""
-        shown = []
-        for part in self.parts_of(atom):
+    def describe(self, atom: int, before: int = 40, after: int = 16, *, brief: bool = False) -> str:
+        """An atom on one line; of a mixture all parts, or briefly the largest and how many more."""
+        shown, parts = [], self.parts_of(atom)
+        if brief:
+            parts = [max(parts, key=lambda part: part.weight)]
+        for part in parts:
             lead, token, tail = self.quoted(part, before, after)
             weight = "" if part.weight == 1 else f"{part.weight:.0%} "
             shown.append(f"{weight}{printable(lead)}[{printable(token)}]{printable(tail)}")
-        text = " | ".join(shown)
+        more = len(self.parts_of(atom)) - len(parts)
+        text = " | ".join(shown) + (f" and {more} more" if more else "")
         return f"e.g. {text}" if self.facts["kind"] == "learned" else text
 
     def document(self, window: int) -> str:

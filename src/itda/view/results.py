@@ -44,30 +44,42 @@ def result(file: str, content: Mapping[str, Any]) -> Result:
         return Result(kind or "unknown", file, ["This version of itda does not know such results."], [], [], [])
     try:
         return show(file, content)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
         said = f"This file is not what itda compare writes ({type(error).__name__}: {error}). Make it again."
         return Result(kind, file, [visible(said)], [], [], [])
 
 
 def _layers(file: str, content: Mapping[str, Any]) -> Result:
-    pictures, rows = [], []
+    pictures, rows, named = [], [], dict[str, None]()
     for measure, found in content["measures"].items():
         matrix = found["matrix"]
         names = [site.rpartition(".")[2] for site in matrix["sites"]]
         models = [model.rpartition("/")[2] for model in matrix["models"]]
+        named |= dict.fromkeys(matrix["models"])
         title = f"{measure}{', whitened' if matrix['whiten'] else ''}"
         pictures.append(
-            Picture(charts.heatmap(matrix["values"], names, models, title=title), f"{title}: how alike layers are")
+            Picture(
+                charts.heatmap(matrix["values"], names, models, title=title),
+                f"{title}: how alike layers are, the darker the more",
+            )
         )
         match = found.get("matching")
         if match:
             ends = match["interval"]
+            ahead = found.get("ahead")
             rows.append([measure, f"{match['accuracy']:.2f}", "" if not ends else f"{ends[0]:.2f} to {ends[1]:.2f}",
-                         f"{match['chance']:.2f}", _number(match["mean_miss"], 2)])  # fmt: skip
-    tables = [Table("How often the same layer of another model is the most alike",
-                    ["measure", "found", "95 %", "chance", "mean miss, layers"], rows)] if rows else []  # fmt: skip
-    named = ", ".join(dict.fromkeys(matrix["models"]))
-    return Result("Layers", file, [f"Layers of {named}."], tables, pictures, [])
+                         f"{match['chance']:.2f}", _number(match["mean_miss"], 2), _ahead(ahead)])  # fmt: skip
+    columns = ["measure", "found", "95 %", "chance", "mean miss, layers", "the first is ahead by"]
+    title = "How often the same layer of another model is the most alike"
+    tables = [Table(title, columns, rows)] if rows else []
+    return Result("Layers", file, [f"Layers of {', '.join(named)}."], tables, pictures, [])
+
+
+def _ahead(found: Mapping[str, Any] | None) -> str:
+    if not found or found["difference"] is None:
+        return ""
+    ends = found["interval"]
+    return f"{found['difference']:+.2f}" + (f" ({ends[0]:+.2f} to {ends[1]:+.2f})" if ends else "")
 
 
 def _models(file: str, content: Mapping[str, Any]) -> Result:

@@ -260,7 +260,7 @@ def _answer_errors(app: FastAPI, shown: site.Site) -> None:
 
 def _guard(app: FastAPI, host: str, secret: str) -> None:
     """Only pages of this server get answers, and only those that know the token may write."""
-    names = {*LOCAL} if host in LOCAL else {host, *LOCAL}
+    names = {*LOCAL} if host in LOCAL else {host.lower(), *LOCAL}
     open_to_all = host in LOCAL
 
     @app.middleware("http")

@@ -14,7 +14,10 @@ from itda.view.notes import LONGEST
 from itda.view.shelf import Book, Shelf
 
 ROWS = 100  # of the table that are in the page itself
-COLUMNS = {"atom": "atom", "token": "token", "uses": "uses", "size": "size", "one_in": "one in", "text": "text"}
+COLUMNS = {
+    "atom": "atom", "token": "token", "uses": "uses", "size": "mean coefficient", "one_in": "one token in",
+    "text": "text",
+}  # fmt: skip
 CHARTS = ("Atoms by the share of the tokens that use them.", "How much of the codes the largest atoms carry.")
 SAMPLE = "The quick brown fox jumps over the lazy dog."
 LONGEST_TEXT = 20_000
@@ -22,8 +25,8 @@ LONGEST_TEXT = 20_000
 LONGEST_ANSWER = 100
 """Tokens at most that a text is gone on with."""
 STATIC = {
-    "itda.css": "text/css", "dictionary.js": "text/javascript", "atom.js": "text/javascript",
-    "explain.js": "text/javascript", "steer.js": "text/javascript", "icon.svg": "image/svg+xml",
+    "itda.css": "text/css", "icon.svg": "image/svg+xml",
+    **dict.fromkeys(("ask.js", "dictionary.js", "atom.js", "explain.js", "steer.js"), "text/javascript"),
 }  # fmt: skip
 
 

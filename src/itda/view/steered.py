@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from itda.html import visible
+from itda.html import visible, word
 from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import divergence, predict
@@ -59,6 +59,6 @@ def likeliest(model: Model, log_probabilities: Any) -> list[tuple[str, float]]:
     """The likeliest tokens and their probabilities, from log-probabilities (vocabulary,)."""
     values, ids = log_probabilities.topk(min(_WORDS, len(log_probabilities)))
     return [
-        (visible(model.tokenizer.decode([token]), 60), round(float(value.exp()), 5))
+        (word(model.tokenizer.decode([token]), 60), round(float(value.exp()), 5))
         for token, value in zip(ids.tolist(), values, strict=True)
     ]

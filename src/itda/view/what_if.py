@@ -14,7 +14,7 @@ from itda.data.dictionary import Dictionary
 from itda.errors import OptionError
 from itda.evaluation.effects import ablate
 from itda.explaining import ExplainedToken, Piece, explain, place_of
-from itda.html import visible
+from itda.html import visible, word
 from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import predict
@@ -101,7 +101,7 @@ class WhatIf:
         kl = (clean.exp() * (clean - changed)).sum(1)
         return {
             "changed": likeliest(self.model, changed[token]), "kl": float(kl[token]),
-            "kl_later": float(kl[token + 1 :].mean()) if token + 1 < len(kl) else 0.0,
+            "kl_later": float(kl[token + 1 :].mean()) if token + 1 < len(kl) else None,
         }  # fmt: skip
 
     def effect(self, atom: int, contexts: Sequence[str]) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class WhatIf:
             raise OptionError(f"Read by themselves, these texts do not use atom {atom}. Nothing can be left out.")
         effect = asdict(found[0])
         for side in ("promotes", "suppresses"):
-            effect[side] = [(visible(word, 60), value) for word, value in effect[side]]
+            effect[side] = [(word(found, 60), value) for found, value in effect[side]]
         return effect
 
     def steer(

@@ -2,17 +2,7 @@
 "use strict";
 
 window.addEventListener("DOMContentLoaded", () => {
-  const token = document.querySelector('meta[name="itda-token"]')?.content || "";
-  const send = async (path, method, body) => {
-    const answer = await fetch(path, {
-      method,
-      headers: { "Content-Type": "application/json", "X-Itda-Token": token },
-      body: JSON.stringify(body),
-    });
-    const found = await answer.json();
-    if (!answer.ok) throw new Error(found.message || `The server answered ${answer.status}.`);
-    return found;
-  };
+  const send = window.itdaAsk;
 
   const measure = document.getElementById("measure");
   measure?.addEventListener("click", async () => {
@@ -29,6 +19,7 @@ window.addEventListener("DOMContentLoaded", () => {
         const text = document.createElement("dd");
         label.textContent = name;
         text.textContent = value;
+        text.style.whiteSpace = "pre-wrap";
         row.append(label, text);
         list.append(row);
       };

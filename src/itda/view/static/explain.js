@@ -2,12 +2,12 @@
 "use strict";
 
 window.addEventListener("DOMContentLoaded", () => {
-  const secret = document.querySelector('meta[name="itda-token"]')?.content || "";
   const form = document.getElementById("explain");
   const which = document.getElementById("which");
   const byId = (id) => document.getElementById(id);
   let current = null;
   let scales = {};
+  let asked = 0; // an answer to an earlier question is no answer to the present one
 
   const element = (tag, text, kind) => {
     const made = document.createElement(tag);
@@ -16,17 +16,6 @@ window.addEventListener("DOMContentLoaded", () => {
     return made;
   };
   const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
-
-  async function ask(path, body) {
-    const answer = await fetch(path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "X-Itda-Token": secret },
-      body: JSON.stringify(body),
-    });
-    const found = await answer.json();
-    if (!answer.ok) throw new Error(found.message || `The server answered ${answer.status}.`);
-    return found;
-  }
 
   function show(found) {
     current = found;
@@ -60,6 +49,7 @@ window.addEventListener("DOMContentLoaded", () => {
 
   function choose(index) {
     if (index < 0) return;
+    if (form) say("");
     current.chosen = index;
     scales = {};
     [...byId("tokens").children].forEach((button, place) => {
@@ -125,15 +115,22 @@ window.addEventListener("DOMContentLoaded", () => {
 
   async function change(index) {
     const changes = Object.entries(scales).map(([atom, scale]) => ({ atom: Number(atom), scale }));
-    const status = byId("state");
+    const [text, number] = [current, ++asked];
+    const isLate = () => number !== asked || text !== current || index !== current.chosen;
     try {
-      status.textContent = "Running the model …";
-      const found = await ask(form.dataset.change, { text: current.text, token: index, changes });
+      say("Running the model …");
+      const found = await window.itdaAsk(form.dataset.change, "POST", { text: current.text, token: index, changes });
+      if (isLate()) return;
       predictions(current.tokens[index], found);
-      status.textContent = "";
+      say("");
     } catch (error) {
-      status.textContent = error.message;
+      if (!isLate()) say(error.message, true);
     }
+  }
+
+  function say(text, wrong = false) {
+    byId("state").className = wrong ? "error" : "";
+    byId("state").textContent = text;
   }
 
   function predictions(token, changed) {
@@ -160,24 +157,22 @@ window.addEventListener("DOMContentLoaded", () => {
       }
     }
     const note = changed
-      ? element("p", `Divergence at this token ${changed.kl.toFixed(4)} nats, over the tokens after it ${changed.kl_later.toFixed(4)}.`)
+      ? element("p", `Divergence at this token ${changed.kl.toFixed(4)} nats` +
+          (changed.kl_later === null ? "." : `, over the tokens after it ${changed.kl_later.toFixed(4)}.`))
       : element("p", token.kl === null ? "" : `Divergence with the reconstruction ${token.kl.toFixed(4)} nats.`, "quiet");
     byId("next").replaceChildren(table, note);
   }
 
   form?.addEventListener("submit", async (event) => {
     event.preventDefault();
-    const status = byId("state");
     const button = form.querySelector("button");
-    status.className = "";
-    status.textContent = "Running the model; the first time it is loaded …";
+    say("Running the model; the first time it is loaded …");
     button.disabled = true;
     try {
-      show(await ask(form.dataset.path, { text: byId("text").value }));
-      status.textContent = "";
+      show(await window.itdaAsk(form.dataset.path, "POST", { text: byId("text").value }));
+      say("");
     } catch (error) {
-      status.className = "error";
-      status.textContent = error.message;
+      say(error.message, true);
     }
     button.disabled = false;
   });

@@ -2,7 +2,6 @@
 "use strict";
 
 window.addEventListener("DOMContentLoaded", () => {
-  const secret = document.querySelector('meta[name="itda-token"]')?.content || "";
   const byId = (id) => document.getElementById(id);
   const form = byId("steer");
   const amounts = byId("amounts");
@@ -13,12 +12,6 @@ window.addEventListener("DOMContentLoaded", () => {
     if (text !== undefined) made.textContent = text;
     return made;
   };
-
-  async function answerOf(answer) {
-    const found = await answer.json();
-    if (!answer.ok) throw new Error(found.message || `The server answered ${answer.status}.`);
-    return found;
-  }
 
   function say(text, wrong = false) {
     byId("state").className = wrong ? "error" : "";
@@ -31,7 +24,7 @@ window.addEventListener("DOMContentLoaded", () => {
 
   async function add(number) {
     if (amounts.querySelector(`[data-atom="${number}"]`)) return;
-    const found = await answerOf(await fetch(`${form.dataset.atom}${number}`));
+    const found = await window.itdaAsk(`${form.dataset.atom}${number}`, "GET");
     const row = element("div", undefined, "amount");
     row.dataset.atom = number;
     const what = element("span", undefined, "what");
@@ -117,13 +110,7 @@ window.addEventListener("DOMContentLoaded", () => {
     say("Running the model; the first time it is loaded …");
     button.disabled = true;
     try {
-      const found = await answerOf(
-        await fetch(form.dataset.path, {
-          method: "POST",
-          headers: { "Content-Type": "application/json", "X-Itda-Token": secret },
-          body: JSON.stringify(body),
-        }),
-      );
+      const found = await window.itdaAsk(form.dataset.path, "POST", body);
       for (const side of ["before", "after"]) {
         byId(`prompt-${side}`).textContent = body.text;
         byId(side).textContent = found[side];
