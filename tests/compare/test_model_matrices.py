@@ -45,5 +45,6 @@ def test_bad_input(four):
         compare.model_matrix(four, CORPUS, tokens=500, atoms=2, progress=False)
     with pytest.raises(OptionError, match="no model 'e'"):
         compare.model_matrix(four, CORPUS, tokens=500, untrained="e", progress=False)
+    varied = Corpus.from_texts([f"{number} {number * 7919} {number * 104729}" for number in range(60)])
     with pytest.raises(OptionError, match="because there are no others"):
-        compare.model_matrix(four, CORPUS, tokens=2_000, atoms=1_800, progress=False)
+        compare.model_matrix({name: four[name] for name in "ab"}, varied, tokens=300, atoms=700, progress=False)

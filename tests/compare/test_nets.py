@@ -9,9 +9,12 @@ from torch import Tensor
 
 import itda
 from itda import compare
-from itda.compare.nets import PRESET, Nets, as_many, beyond_chance, members_of, overlap
+from itda.compare.nets import PRESET, Nets, as_many, beyond_chance, members_of, overlap, stretches
 from itda.compare.representations import Representation
 from itda.errors import ShapeError
+
+GAP = 16
+"""The place of 0.32 among the preset's, at which some hundred of these rows are atoms."""
 
 
 def rows_of(count: int = 1500, width: int = 8, seed: int = 0) -> Tensor:
@@ -50,13 +53,13 @@ def test_a_net_is_what_greedy_builds_in_one_step() -> None:
 
 def test_chance_keeps_kinds_and_how_many_rows_come_before() -> None:
     kinds = torch.arange(1500) % 7
-    net = Nets(Representation.of(rows_of(seed=1), whiten=True), kinds, atoms=300)
+    net = Nets(Representation.of(rows_of(seed=1), whiten=True), kinds)
     octaves = torch.log2(torch.arange(1500) + 1.0).long()
-    chances = net.chances[0]
+    chances = net.chances[GAP]
     assert chances.min() >= 0
     assert chances.max() <= 1
     for groups, tolerance in ((kinds, 1e-3), (octaves, 0.05)):
-        wanted = torch.zeros(int(groups.max()) + 1).index_add_(0, groups, net.members[0])
+        wanted = torch.zeros(int(groups.max()) + 1).index_add_(0, groups, net.members[GAP])
         found = torch.zeros(len(wanted), dtype=torch.float64).index_add_(0, groups, chances)
         assert torch.allclose(found, wanted.double(), atol=tolerance, rtol=tolerance)
     same = chances[(kinds == 3) & (octaves == 8)]
@@ -65,11 +68,11 @@ def test_chance_keeps_kinds_and_how_many_rows_come_before() -> None:
 
 def test_by_chance_is_what_such_draws_share() -> None:
     kinds = torch.arange(1500) % 7
-    nets = [Nets(Representation.of(rows_of(seed=seed), whiten=True), kinds, atoms=300) for seed in (1, 2)]
-    _, expected, _ = beyond_chance((nets[0].members, nets[1].members), (nets[0].chances, nets[1].chances))
+    nets = [Nets(Representation.of(rows_of(seed=seed), whiten=True), kinds) for seed in (1, 2)]
+    expected = beyond_chance((nets[0].members, nets[1].members), (nets[0].chances, nets[1].chances))[1][GAP]
     drawn = []
     for _ in range(300):
-        one, other = (torch.rand(1500) < net.chances[0] for net in nets)
+        one, other = (torch.rand(1500) < net.chances[GAP] for net in nets)
         drawn.append(float((one & other).sum() / (one | other).sum()))
     assert float(expected) == pytest.approx(np.mean(drawn), abs=0.005)
     assert overlap(nets[0], nets[0]) == 1
@@ -84,6 +87,27 @@ def clusters(seed: int) -> Tensor:
 @pytest.mark.parametrize("rows", [rows_of, clusters])
 def test_unrelated_rows_share_what_chance_gives(rows: Callable[..., Tensor]) -> None:
     assert compare.similarity(rows(seed=1), rows(seed=2), "overlap") == pytest.approx(0, abs=0.06)
+
+
+def test_stretches_hold_every_row_once_at_each_spacing() -> None:
+    found = stretches(1000, 100)
+    assert max(map(len, found)) == 100
+    by_spacing: dict[int, list[Tensor]] = {}
+    for one in found:
+        by_spacing.setdefault(int(one[1] - one[0]) if len(one) > 1 else 1, []).append(one)
+    assert sorted(by_spacing) == [1, 2, 4, 8]
+    for several in by_spacing.values():
+        assert torch.equal(torch.cat(several).sort().values, torch.arange(1000))
+    assert torch.equal(torch.cat(stretches(30, 100)), torch.arange(30))
+
+
+def test_no_dictionary_has_more_atoms_than_were_asked_for() -> None:
+    nets = [Nets(Representation.of(rows_of(seed=seed), whiten=True), atoms=50) for seed in (1, 2)]
+    starts = torch.cat([torch.full((len(one),), number) for number, one in enumerate(stretches(1500, 50))])
+    counts = torch.zeros(len(PRESET.gaps), int(starts.max()) + 1).index_add_(1, starts, nets[0].members)
+    assert counts.max() <= 50
+    assert overlap(nets[0], nets[0]) == 1
+    assert overlap(*nets) == pytest.approx(0, abs=0.06)
 
 
 def test_as_many_atoms_as_were_asked_for() -> None:

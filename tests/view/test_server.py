@@ -93,6 +93,17 @@ def test_a_text_is_gone_on_with_steered(client, prepared, embedded):
     assert client.post("/api/d/l3/steer", json={"text": text, "amounts": []}).status_code == 401
 
 
+def test_the_table_is_compressed_once_and_not_sent_twice(client):
+    plain = client.get("/d/l3/atoms.js", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    small = client.get("/d/l3/atoms.js", headers={"accept-encoding": "gzip"})
+    assert small.headers["content-encoding"] == "gzip"
+    assert small.content == plain.content
+    assert int(small.headers["content-length"]) < len(plain.content) / 2
+    again = client.get("/d/l3/atoms.js", headers={"if-none-match": small.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+
+
 def test_pages_ask_no_address_outside(client):
     pages_and_files = (
         "d/l3/index.html",

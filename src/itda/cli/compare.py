@@ -27,7 +27,10 @@ def layers(
     tokens: Annotated[int, typer.Option(help="Tokens to compare on, the same in all models.")] = 20_000,
     atoms: Annotated[
         int | None,
-        typer.Option(help="For overlap: one dictionary of about so many a layer, in place of the preset's 21 scales."),
+        typer.Option(
+            help="For overlap: no dictionary of a layer has more; by default they have as many as the rows give, which "
+            "tells layers apart better."
+        ),
     ] = None,
     whiten: Annotated[bool, typer.Option("--whiten", help="Give every direction the same variance first.")] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Print how alike all layers are too.")] = False,

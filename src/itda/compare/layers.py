@@ -68,7 +68,8 @@ def layer_matrices(
         measures: names out of `compare.measures()`; all by default.
         sites: a kind of place, such as `resid_post` (at each layer of each model), or names of places that all have.
         tokens: rows, each at the end of a token of every model, with the same context.
-        atoms: for `overlap`, one dictionary of about so many for each layer, in place of the 21 of `compare.PRESET`.
+        atoms: for `overlap`, no dictionary of a layer has more: the 21 scales of `compare.PRESET` on so many rows at a
+            time, near and far ones, in place of all rows at once, which tells layers apart better.
         whiten: give every direction with variance the same first.
         seed: which tokens.
         progress: draw bars on stderr.

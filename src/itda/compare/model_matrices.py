@@ -12,7 +12,7 @@ import torch
 
 from itda.compare.known import known
 from itda.compare.layers import layers_at_common_places
-from itda.compare.nets import Nets, beyond_chance, chances_of
+from itda.compare.nets import Nets, as_many, beyond_chance, chances_of
 from itda.compare.overlaps import kinds_of
 from itda.compare.representations import Representation
 from itda.data.corpus import Corpus
@@ -172,11 +172,8 @@ def model_matrix(
         own = [layer for layer in layers if layer.model == name]
         if atoms < len(own):
             raise OptionError(f"{name!r} has {len(own)} layers: give at least as many atoms. Got {atoms}.")
-        nets = [
-            Nets(Representation.of(layer.activations, name, whiten=True), kinds, atoms=atoms // len(own))
-            for layer in own
-        ]
-        unions.append(torch.stack([net.members[0] for net in nets]).amax(0))
+        nets = [Nets(Representation.of(layer.activations, name, whiten=True), kinds) for layer in own]
+        unions.append(torch.stack([as_many(net.rows, atoms // len(own))[0] for net in nets]).amax(0).float())
     rows = len(layers[0].activations)
     fullest = max(float(union.mean()) for union in unions)
     if fullest > _FULL:
@@ -184,7 +181,7 @@ def model_matrix(
             f"With atoms={atoms}, {fullest:.0%} of the {rows:,} tokens are atoms of some layer, so that models share "
             f"them because there are no others. Give fewer atoms or more tokens, so that it is at most {_FULL:.0%}."
         )
-    chances = [chances_of(union[None], nets[0].kinds) for union in unions]
+    chances = [chances_of(union[None], nets[0].kinds, torch.arange(len(union))) for union in unions]
     found = np.ones((3, len(names), len(names)))
     for i, j in combinations_with_replacement(range(len(names)), 2):
         values = beyond_chance((unions[i][None], unions[j][None]), (chances[i], chances[j]))

@@ -47,7 +47,8 @@ class Nets:
         """Args:
         representation: whitened.
         kinds: int64 (N,) of its rows, such that chance may only exchange rows of one kind; all are alike by default.
-        atoms: at one gap, that which gives so many; at those of the preset by default.
+        atoms: no dictionary has more: each is made of so many rows, near ones and far ones in turn (see `stretches`).
+            By default each is made of all rows.
         """
         self._representation, self._kinds, self._atoms = representation, kinds, atoms
 
@@ -56,29 +57,37 @@ class Nets:
         return sampled(len(self._representation), PRESET.rows)
 
     @cached_property
-    def members(self) -> Tensor:
-        """float32 (G, n), 1 for atoms."""
+    def _stretches(self) -> list[Tensor]:
+        count = len(self._places)
+        return [torch.arange(count)] if self._atoms is None else stretches(count, self._atoms)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """float32 (n, R), less their mean."""
         here, rows = 0, []
         for _, block in self._representation.blocks():
             inside = self._places[(self._places >= here) & (self._places < here + len(block))]
             rows.append(block[inside - here])
             here += len(block)
         sums = self._representation.sums
-        read = (torch.cat(rows) - sums.rows / sums.count).float()
-        members = members_of(read, PRESET.gaps) if self._atoms is None else as_many(read, self._atoms)
-        return members.float()
+        return (torch.cat(rows) - sums.rows / sums.count).float()
+
+    @cached_property
+    def members(self) -> Tensor:
+        """float32 (G, m), 1 for atoms, of the rows of all stretches, one stretch after the other."""
+        return torch.cat([members_of(self.rows[one], PRESET.gaps) for one in self._stretches], 1).float()
 
     @cached_property
     def kinds(self) -> Tensor:
-        """int64 (n,), numbered from 0."""
+        """int64 (m,), numbered from 0."""
         kinds = torch.zeros(len(self._places)) if self._kinds is None else self._kinds[self._places]
-        numbered: Tensor = torch.unique(kinds, return_inverse=True)[1]
+        numbered: Tensor = torch.unique(kinds[torch.cat(self._stretches)], return_inverse=True)[1]
         return numbered
 
     @cached_property
     def chances(self) -> Tensor:
-        """How likely each row is to be an atom, whatever is in it, float64 (G, n)."""
-        return chances_of(self.members, self.kinds)
+        """How likely each row is to be an atom, whatever is in it, float64 (G, m)."""
+        return chances_of(self.members, self.kinds, torch.cat([torch.arange(len(one)) for one in self._stretches]))
 
 
 def overlap(first: Nets, second: Nets) -> float:
@@ -115,7 +124,21 @@ def beyond_chance(members: tuple[Tensor, Tensor], chances: tuple[Tensor, Tensor]
     return found, expected, torch.where(expected < 1 - _NO_CHOICE, (found - expected) / (1 - expected), torch.nan)
 
 
-def chances_of(members: Tensor, kinds: Tensor) -> Tensor:
+def stretches(count: int, size: int) -> list[Tensor]:
+    """Rows in stretches of `size`, int64 each: neighbours, every second one, every fourth ..., as far as they go.
+
+    Near rows are of one text, far ones are not, and what is new differs: every row is in one stretch of each spacing.
+    """
+    found, spacing = [], 1
+    while spacing == 1 or spacing * size <= count:
+        for start in range(0, count, spacing * size):
+            end = min(start + spacing * size, count)
+            found += [torch.arange(first, end, spacing) for first in range(start, min(start + spacing, end))]
+        spacing *= 2
+    return found
+
+
+def chances_of(members: Tensor, kinds: Tensor, before: Tensor) -> Tensor:
     """How likely rows are to be atoms by their kind and by how many rows come before them, float64 (G, n).
 
     A row of kind k in octave o of the rows is an atom with chance u_k v_o, such that each kind and each octave has as
@@ -124,8 +147,9 @@ def chances_of(members: Tensor, kinds: Tensor) -> Tensor:
     Args:
         members: (G, n), 1 for atoms.
         kinds: int64 (n,), numbered from 0.
+        before: int64 (n,), how many rows come before each.
     """
-    octaves = torch.log2(torch.arange(members.shape[1]) + 1.0).long()
+    octaves = torch.log2(before + 1.0).long()
     chances = torch.ones(members.shape, dtype=torch.float64)
     tables = []
     for groups in (octaves, kinds):  # the last is met to the end

@@ -1,5 +1,7 @@
 """The pages on this machine, with what needs a model: explaining, changing, leaving out."""
 
+import gzip
+import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from threading import Lock
@@ -108,6 +110,21 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
     def answer(found: site.Answer) -> Response:
         return Response(found.content, media_type=found.kind)
 
+    kept: dict[str, tuple[str, bytes]] = {}
+
+    def packed(key: str, make: Callable[[], site.Answer], request: Request) -> Response:
+        """What is large and stays the same, compressed once, and not sent again to who has it."""
+        found = make()
+        if key not in kept:
+            kept[key] = f'"{hashlib.sha256(found.content).hexdigest()[:32]}"', gzip.compress(found.content, 9, mtime=0)
+        tag, small = kept[key]
+        headers = {"ETag": tag, "Vary": "Accept-Encoding"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        if "gzip" not in request.headers.get("accept-encoding", ""):
+            return Response(found.content, media_type=found.kind, headers=headers)
+        return Response(small, media_type=found.kind, headers={**headers, "Content-Encoding": "gzip"})
+
     @app.get("/", include_in_schema=False)
     def root() -> Response:
         only = next(iter(shelf.books)) if len(shelf.books) == 1 and not shelf.results else None
@@ -134,8 +151,8 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
         return answer(shown.dictionary(name))
 
     @app.get("/d/{name}/atoms.js", include_in_schema=False)
-    def table_script(name: str) -> Response:
-        return answer(shown.table_script(name))
+    def table_script(name: str, request: Request) -> Response:
+        return packed(f"{name}/atoms.js", lambda: shown.table_script(name), request)
 
     @app.get("/d/{name}/explain.html", include_in_schema=False)
     def explain_page(name: str) -> Response:

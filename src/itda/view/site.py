@@ -56,6 +56,7 @@ class Site:
         self.shelf, self.live, self.token = shelf, live, token
         self._explained = explained or {}
         self._tables: dict[str, dict[str, Any]] = {}
+        self._scripts: dict[str, Answer] = {}
         self._written: dict[str, frozenset[int] | None] = {}
         self._atoms = atoms
 
@@ -110,7 +111,9 @@ class Site:
 
     def table_script(self, name: str) -> Answer:
         """The same as a script: a page that was opened from a file may load scripts, and nothing else."""
-        return _script("itdaAtoms", self.table(name))
+        if name not in self._scripts:
+            self._scripts[name] = _script("itdaAtoms", self.table(name))
+        return self._scripts[name]
 
     def atom(self, name: str, number: int) -> Answer:
         """One atom.
