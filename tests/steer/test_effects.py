@@ -36,6 +36,13 @@ def by_hand(gpt, text):
         return ids[0], torch.log_softmax(gpt.module(input_ids=ids).logits.float(), -1)[0]
 
 
+def test_a_continuation_keeps_its_first_space(llama):
+    """Decoded alone, a sentencepiece tokenizer drops it."""
+    prompt = "Once upon a time, there was a little"
+    found = steer.generate(llama, prompt, max_new_tokens=6)[0].text
+    assert (prompt + found).startswith("Once upon a time, there was a little girl")
+
+
 def test_continuations_have_the_probability_of_their_tokens(gpt):
     found = steer.log_probabilities(gpt, [("the ", "good king"), ("a much longer prompt ", "x")])
     ids, logs = by_hand(gpt, "the good king")

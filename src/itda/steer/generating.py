@@ -71,6 +71,14 @@ def generate(
     chosen = {"do_sample": False, "pad_token_id": padding, **options}
     with inference(model.module), steered as told:
         found = model.module.generate(**inputs, max_new_tokens=max_new_tokens, **chosen)
-    texts = [model.tokenizer.decode(row[length:], skip_special_tokens=True) for row in found]
+    texts = [_continuation(model, row, length) for row in found]
     why = [str(reading) for reading in when.readings] if isinstance(when, RuleGate) else [""] * len(given)
     return [Generated(prompt, text, str(told or ""), one) for prompt, text, one in zip(given, texts, why, strict=True)]
+
+
+def _continuation(model: Model, ids: torch.Tensor, length: int) -> str:
+    """The text behind the first tokens; decoded by themselves, some tokenizers would lose the space before it."""
+    whole, before = (model.tokenizer.decode(part, skip_special_tokens=True) for part in (ids, ids[:length]))
+    if whole.startswith(before):
+        return str(whole[len(before) :])
+    return str(model.tokenizer.decode(ids[length:], skip_special_tokens=True))

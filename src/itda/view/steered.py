@@ -59,6 +59,12 @@ def likeliest(model: Model, log_probabilities: Any) -> list[tuple[str, float]]:
     """The likeliest tokens and their probabilities, from log-probabilities (vocabulary,)."""
     values, ids = log_probabilities.topk(min(_WORDS, len(log_probabilities)))
     return [
-        (word(model.tokenizer.decode([token]), 60), round(float(value.exp()), 5))
+        (word(_named(model, token), 60), round(float(value.exp()), 5))
         for token, value in zip(ids.tolist(), values, strict=True)
     ]
+
+
+def _named(model: Model, token: int) -> str:
+    """The text of a token; where it is nothing by itself, such as the space before a word, its name."""
+    found: str = model.tokenizer.decode([token])
+    return found or str(model.tokenizer.convert_ids_to_tokens(token)).replace("▁", " ")
