@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from common import DATA, model_folder, report
+from scipy.stats import spearmanr
 
 import itda
 from itda import compare
@@ -45,11 +46,19 @@ def main() -> None:
         "microscope", rows, model="seeds/gpt2-s21", site=run.site, tokens=run.tokens, documents=run.documents,
         atoms=len(run.dictionary), watched=len(run.atoms), seconds=round(seconds, 1),
         certain=float(np.mean([low == high for low, high in (atom.interval for atom in run.atoms)])),
+        needed=needed(run),
         settled={measure: run.settled(measure) for measure in ("overlap", "cka")},
         cost_of_birth={name: {"mean": mean, "interval": ends} for name, (mean, ends) in costs.items()},
     )  # fmt: skip
     for name, (mean, (low, high)) in costs.items():
         print(f"{name}: {mean:.4f} ({low:.4f} to {high:.4f})")
+
+
+def needed(run: compare.TrainingRun) -> dict[str, Any]:
+    """Whether atoms are needed when they are told apart: the rank correlation of the dates, where both are known."""
+    both = [(atom.born, atom.needed) for atom in run.atoms if atom.needed is not None]
+    found = spearmanr(*zip(*both, strict=True)).statistic if len(both) > 2 else None
+    return {"atoms": len(both), "rank_correlation": None if found is None else round(float(found), 3)}
 
 
 def of_checkpoint(run: compare.TrainingRun, index: int) -> dict[str, Any]:

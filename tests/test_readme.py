@@ -1,5 +1,6 @@
 """Every command and snippet of the README runs as written; so do the examples, in order."""
 
+import json
 import re
 import runpy
 import shlex
@@ -50,6 +51,32 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
         output = capsys.readouterr()
         assert stopped.value.code == 0, (command, output.err)
         assert output.out.strip(), command
+
+
+@pytest.mark.documentation
+def test_the_guide_to_steering_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "steering.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(compile(block, "steering.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "1 is the median norm" in printed
+    assert "of the vector is in none of these atoms" in printed
+    assert "trouble" in printed
+    names["dictionary"].save_pretrained("runs/l3")
+    pairs = [{"positive": first, "negative": second} for first, second in names["pairs"]]
+    contrasts = [dict(zip(("prompt", "target", "opposite"), one, strict=True)) for one in names["contrasts"]]
+    for file, content in (("pairs", pairs), ("contrasts", contrasts)):
+        Path(f"{file}.jsonl").write_text("\n".join(map(json.dumps, content)))
+    console = re.search(r"```console\n(.*?)```", guide, re.DOTALL)[1]
+    for line in console.splitlines():
+        monkeypatch.setattr(sys, "argv", shlex.split(line.removeprefix("$ ")))
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        output = capsys.readouterr()
+        assert stopped.value.code == 0, (line, output.err)
+        assert output.out.strip(), line
 
 
 def test_what_it_names_is_there():

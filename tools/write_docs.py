@@ -14,6 +14,7 @@ from typing import Any
 
 import compare_page
 import fidelity_page
+import steering_page
 import typer.main
 from typer.cli import get_docs_for_click
 
@@ -68,6 +69,11 @@ def fidelity(text: str) -> str:
 def comparing(text: str) -> str:
     """The page on comparing with its tables made anew."""
     return _with(text, compare_page.tables())
+
+
+def steering(text: str) -> str:
+    """The page on steering with its tables made anew."""
+    return _with(text, steering_page.tables())
 
 
 def _with(text: str, tables: dict[str, Rows]) -> str:
@@ -128,6 +134,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "docs/scaling.md": scaling,
     "docs/fidelity.md": fidelity,
     "docs/compare.md": comparing,
+    "docs/steering.md": steering,
     "README.md": readme,
 }
 
