@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import DATA, model_folder, report
-from steering_sets import SETS, emotions, neutral, questions, sentiment
+from steering_sets import SETS, emotions, neutral, paragraphs, questions, sentiment
 
 import itda
 from itda import compare, steer
@@ -25,7 +25,7 @@ from itda.steer.reading import read_texts
 from itda.steer.sweeping import ends_of
 
 MAPS = 32
-HELD_OUT = 64
+HELD_OUT = 200
 KL = 0.1
 
 
@@ -42,19 +42,19 @@ def maps() -> list[dict[str, Any]]:
     for name in ("gpt2-wide", "seeds/gpt2-s21"):
         model = itda.load_model(model_folder(name))
         sites = [site.name for site in model.sites() if site.name.startswith("resid_post.")]
-        for make in SETS.values():
-            sides = make()
+        for sides in (paragraphs(), sentiment(), emotions()):
             target, source = ([sides.prompt + text for text in side] for side in (sides.first, sides.second))
             mapped = steer.affine.fit(model, source[:MAPS], target[:MAPS], sites, read="mean", progress=False)
-            wanted = states(model, target[MAPS : MAPS + HELD_OUT], sites)
-            before = apart(states(model, source[MAPS : MAPS + HELD_OUT], sites), wanted)
+            held_out = min(HELD_OUT, (len(target) - MAPS) // 2)
+            wanted = states(model, target[MAPS : MAPS + held_out], sites)
+            before = apart(states(model, source[MAPS : MAPS + held_out], sites), wanted)
             with mapped.apply(model):
-                after = apart(states(model, source[MAPS : MAPS + HELD_OUT], sites), wanted)
-            floor = apart(states(model, target[MAPS + HELD_OUT : MAPS + 2 * HELD_OUT], sites), wanted)
+                after = apart(states(model, source[MAPS : MAPS + held_out], sites), wanted)
+            floor = apart(states(model, target[MAPS + held_out : MAPS + 2 * held_out], sites), wanted)
             rows.append({
                 "model": name, "from": sides.name.partition(" / ")[2], "to": sides.name.partition(" / ")[0],
                 "before": before, "after": after, "falls by": 1 - after / before, "floor": floor,
-                "floor falls by": 1 - floor / before,
+                "floor falls by": 1 - floor / before, "held out": held_out,
             })  # fmt: skip
             print(rows[-1], flush=True)
     return rows
@@ -79,14 +79,10 @@ def controller() -> list[dict[str, Any]]:
     for name in ("gpt2-wide", "seeds/gpt2-s21"):
         model = itda.load_model(model_folder(name))
         sites = [site.name for site in model.sites() if site.name.startswith("resid_post.")][1:-1]
-        for sides, others in (
-            (emotions(), questions(200)),
-            (sentiment(), questions(200)),
-            (sentiment(), emotions().first),
-        ):
+        for sides, others in ((emotions(), questions(200)), (sentiment(), emotions().first)):
             vector = steer.SteeringVector.fit(model, sides.pairs(0, 40), sites, progress=False)
             contrasts = [(one[:60], one[60:] or ".", other[60:] or ".") for one, other in sides.pairs(0, 40)]
-            made = steer.controller.fit(model, vector, contrasts, others[:60], progress=False)
+            made = steer.controller.fit(model, vector, contrasts, others[:60], steps=100, progress=False)
             own = made.read(model, [text[:60] for text in sides.first[60:160]], progress=False)
             beside = made.read(model, others[80:180], progress=False)
             scores = torch.cat([own.strengths, beside.strengths])

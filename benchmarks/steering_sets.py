@@ -10,7 +10,7 @@ from common import DATA
 
 from itda.steer import Contrast
 
-_LONGEST = 160
+_LONG, _LONGEST = 500, 160
 """Characters of a text: small models read few tokens at once, and texts of one length are compared."""
 
 
@@ -66,6 +66,14 @@ def stories() -> Sides:
     return made._replace(contrasts=[Contrast(made.prompt, one, other) for one, other in texts])
 
 
+def paragraphs() -> Sides:
+    """Beginnings of stories for children, and of articles of an encyclopedia."""
+    sides = []
+    for file in ("tinystories_1000.json", "wikitext_1000.json"):
+        sides.append([text for text in neutral(file, 1000) if len(text) > _LONG])
+    return _sides("story / encyclopedia", "", *sides, [], longest=_LONG)
+
+
 SETS: dict[str, Callable[[], Sides]] = {"emotions": emotions, "sentiment": sentiment, "stories": stories}
 
 
@@ -88,8 +96,10 @@ def _words(starts: list[str], pairs: list[tuple[str, str]]) -> list[Contrast]:
     return [Contrast(start, f" {one}", f" {other}") for start in starts for one, other in pairs]
 
 
-def _sides(name: str, prompt: str, first: list[str], second: list[str], contrasts: list[Contrast]) -> Sides:
-    sides = [[text.strip()[:_LONGEST] for text in dict.fromkeys(side)] for side in (first, second)]
+def _sides(
+    name: str, prompt: str, first: list[str], second: list[str], contrasts: list[Contrast], longest: int = _LONGEST
+) -> Sides:
+    sides = [[text.strip()[:longest] for text in dict.fromkeys(side)] for side in (first, second)]
     for side in sides:
         random.Random(0).shuffle(side)
     return Sides(name, prompt, *sides, contrasts)

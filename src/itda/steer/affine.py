@@ -24,7 +24,7 @@ from itda.options import above_zero, finite_number, whole
 from itda.steer import storing
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.positions import Tokens, checked_tokens
-from itda.steer.reading import read_texts, window_of
+from itda.steer.reading import read_texts, rows_read, window_of
 
 _KIND = "affine_map"
 _TINY = 1e-6
@@ -117,7 +117,7 @@ def fit(
         source: texts that are to look like the others, such as 32.
         target: the others; they need not be as many.
         sites: where, from the first to the last; every layer's output by default.
-        read: `last`, `mean`, or a place, as of `SteeringVector.fit`.
+        read: the samples of a text: its `last` token, the `mean`, all `tokens`, or a place, as of `SteeringVector.fit`.
         steps: of training.
         rate: of a step, in units of the target's spread; it falls to nothing on the way.
         sparsity: how strongly maps are drawn towards doing nothing; 0 not at all.
@@ -130,8 +130,6 @@ def fit(
     above_zero("rate", rate)
     if not isinstance(sparsity, int | float) or isinstance(sparsity, bool) or not 0 <= sparsity < float("inf"):
         raise OptionError(f"sparsity must be a finite number of 0 or more. Got {sparsity!r}.")
-    if read == "tokens":
-        raise OptionError("A map is trained on one row of each text. Read the last token, the mean, or a place.")
     where = (
         [site.name for site in model.sites() if site.name.startswith("resid_post")] if sites is None else list(sites)
     )
@@ -200,21 +198,21 @@ class _Training:
         self._model, self._sites, self._read = model, [model.site(name) for name in sites], read
         parts = [window_of(model, text) for text in texts]
         self._inputs = tokenizing.batch(model, parts, length=None)
-        mask = torch.zeros(self._inputs["input_ids"].shape)
+        self._weights = torch.zeros(self._inputs["input_ids"].shape)
         for row, part in enumerate(parts):
-            own = torch.nonzero(~torch.from_numpy(part.special))[:, 0]
-            places = own if read == "mean" else torch.tensor([len(part) - 1]) if read == "last" else own[[read]]
-            mask[row, places] = 1 / len(places)
-        self._weights = mask
+            places = rows_read(part, read)
+            self._weights[row, places] = 1 / len(places)
 
     def states(self, scales: Mapping[str, Tensor], shifts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Site -> (n, D), one row a text, behind the site's own map."""
+        """Site -> (n, D), behind the site's own map: a row for each text, or of `tokens` for each token."""
         found: dict[str, Tensor] = {}
 
         def mapped(name: str) -> Any:
             def change(values: Tensor) -> Tensor:
                 changed = values.float() * scales[name].to(values.device) + shifts[name].to(values.device)
-                found[name] = torch.einsum("bt,btd->bd", self._weights.to(changed.device), changed).cpu()
+                weights = self._weights.to(changed.device)
+                every = self._read == "tokens"
+                found[name] = (changed[weights > 0] if every else torch.einsum("bt,btd->bd", weights, changed)).cpu()
                 return changed.to(values.dtype)
 
             return change

@@ -54,7 +54,7 @@ def read_texts(
         for group in in_groups(parts, tokenizing.CANONICAL_BATCH):
             found = model.read(tokenizing.batch(model, list(group), length=None), places)
             for place, part in enumerate(group):
-                own = _wanted(part, read)
+                own = rows_read(part, read)
                 for name, values in found.items():
                     states = finite(values[place, : len(part)].float().cpu(), f"The activations at {name!r}")
                     norms[name].append(torch.linalg.vector_norm(states, dim=1))
@@ -99,7 +99,7 @@ def window_of(model: Model, text: str) -> tokenizing.TokenWindow:
     return found[0]
 
 
-def _wanted(part: tokenizing.TokenWindow, read: str | int) -> Tensor:
+def rows_read(part: tokenizing.TokenWindow, read: str | int) -> Tensor:
     """The tokens of a text that are read, int64 (n,)."""
     own = torch.nonzero(~torch.from_numpy(part.special))[:, 0]
     if not len(own):
