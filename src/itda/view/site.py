@@ -14,10 +14,7 @@ from itda.view.notes import LONGEST
 from itda.view.shelf import Book, Shelf
 
 ROWS = 100  # of the table that are in the page itself
-COLUMNS = {
-    "atom": "atom", "token": "token", "uses": "uses", "size": "mean coefficient", "one_in": "one token in",
-    "text": "text",
-}  # fmt: skip
+COLUMNS = {"atom": "atom", "token": "token", "uses": "uses", "size": "size", "one_in": "one in", "text": "text"}
 CHARTS = ("Atoms by the share of the tokens that use them.", "How much of the codes the largest atoms carry.")
 SAMPLE = "The quick brown fox jumps over the lazy dog."
 LONGEST_TEXT = 20_000
