@@ -26,6 +26,7 @@ from itda.steer.sweeping import ends_of
 
 MAPS = 32
 HELD_OUT = 200
+STEPS = 150
 KL = 0.1
 
 
@@ -39,12 +40,14 @@ def main() -> None:
 def maps() -> list[dict[str, Any]]:
     """Affine maps."""
     rows = []
-    for name in ("gpt2-wide", "seeds/gpt2-s21"):
+    for name in ("seeds/gpt2-s21", "gpt2-wide"):
         model = itda.load_model(model_folder(name))
         sites = [site.name for site in model.sites() if site.name.startswith("resid_post.")]
         for sides in (paragraphs(), sentiment(), emotions()):
             target, source = ([sides.prompt + text for text in side] for side in (sides.first, sides.second))
-            mapped = steer.affine.fit(model, source[:MAPS], target[:MAPS], sites, read="mean", progress=False)
+            mapped = steer.affine.fit(
+                model, source[:MAPS], target[:MAPS], sites, read="mean", steps=STEPS, progress=False
+            )
             held_out = min(HELD_OUT, (len(target) - MAPS) // 2)
             wanted = states(model, target[MAPS : MAPS + held_out], sites)
             before = apart(states(model, source[MAPS : MAPS + held_out], sites), wanted)

@@ -10,7 +10,7 @@ from common import DATA
 
 from itda.steer import Contrast
 
-_LONG, _LONGEST = 500, 160
+_LONG, _LONGEST = 300, 160
 """Characters of a text: small models read few tokens at once, and texts of one length are compared."""
 
 
