@@ -64,7 +64,7 @@ def test_every_token_can_be_a_sample(gpt):
         after = read_texts(gpt, SOURCE, SITES[:1], read="tokens", progress=False).rows
     apart = [affine.wasserstein(rows[SITES[0]], wanted[SITES[0]]).mean() for rows in (before, after)]
     assert len(before[SITES[0]]) > len(SOURCE)
-    assert float(apart[1]) < 0.7 * float(apart[0])
+    assert float(apart[1]) < 0.8 * float(apart[0])
 
 
 def test_a_map_in_a_file_is_the_same(gpt, trained, tmp_path):
