@@ -11,7 +11,8 @@ from itda.view.records import Array, Records
 CONTEXTS = 12  # of an atom, on either side
 _TOGETHER = 8
 _BEFORE, _AFTER = 240, 90  # characters around a token
-_SNIPPET = (36, 12)
+_SNIPPETS = ((28, 12), (20, 8), (12, 5), (6, 3))  # characters of text around a token in the table
+_TABLE_BYTES = 720_000  # of that text: a page of 16,384 atoms is to arrive in half a megabyte, in any script
 _SHADES = 9
 _LONGEST_TOKEN = 200
 _BINS = 24
@@ -113,18 +114,27 @@ def dictionary_charts(records: Records) -> list[Any]:
 
 def table(records: Records) -> dict[str, Any]:
     """All atoms as columns, for the table and the map."""
-    before, after = _SNIPPET
     tokens = len(records.tokens)
     counts = records.counts
     return {
         "token": [word(records.token_of(atom), 40) for atom in range(len(records))],
-        "text": [records.describe(atom, before, after) for atom in range(len(records))],
+        "text": _texts(records),
         "uses": counts.tolist(),
         "size": [round(float(size), 2) for size in records.sizes],
         "one_in": [round(tokens / count) if count else None for count in counts.tolist()],
         "x": [round(float(x), 3) for x in records.places[:, 0]],
         "y": [round(float(y), 3) for y in records.places[:, 1]],
     }
+
+
+def _texts(records: Records) -> list[str]:
+    """Of each atom what stands around its token, as much as fits."""
+    found: list[str] = []
+    for before, after in _SNIPPETS:
+        found = [records.describe(atom, before, after) for atom in range(len(records))]
+        if sum(len(text.encode()) for text in found) <= _TABLE_BYTES:
+            break
+    return found
 
 
 def atom(records: Records, number: int) -> dict[str, Any]:
