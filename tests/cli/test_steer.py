@@ -128,7 +128,7 @@ def test_a_vector_is_exported(run, place, vector):
         (("fit", "model", "--method", "attribution"), "--contrasts"),
         (("fit", "--dictionary", "d"), "Which atom?"),
         (("fit", "--dictionary", "d", "--atom", "x"), "17:-0.5"),
-        (("fit", "--dictionary", "d", "--atom", "3", "--pairs", "pairs.jsonl"), "no model and no texts"),
+        (("fit", "--dictionary", "d", "--atom", "3", "--pairs", "pairs.jsonl"), "no model, texts or places"),
         (("fit", "model", "--pairs", "pairs.jsonl", "--out", "v.gguf"), ".safetensors"),
         (("apply", "pairs.jsonl", "--prompt", "a"), "no safetensors file"),
         (("apply", "v.safetensors", "--prompt", "a", "--tokens", "some"), "tokens must be one of"),

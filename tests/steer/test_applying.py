@@ -5,7 +5,7 @@ import torch
 
 import itda
 from itda import steer
-from itda.errors import MismatchError, OptionError, SiteError
+from itda.errors import CorpusError, MismatchError, OptionError, SiteError
 from itda.models import tokenizing
 from itda.steer.operators import OPERATORS
 from support import tiny
@@ -211,3 +211,97 @@ def test_bad_input_is_refused(gpt):
         steer.SteeringVector.from_direction(gpt, "resid_post.9", torch.ones(16))
     with pytest.raises(OptionError, match="by name"), vector.apply(gpt):
         gpt.module()
+
+
+class Counting(steer.TextGate):
+    """Notes what it is asked about, and answers what it is told."""
+
+    reads = (SITE,)
+
+    def __init__(self, answer=None):
+        self.asked, self.answer = [], answer
+
+    def decide(self, states, mask, special):
+        self.asked.append(mask.sum(1).tolist())
+        return torch.ones(len(mask)) if self.answer is None else self.answer
+
+
+def test_a_prompt_that_begins_as_an_earlier_one_is_a_new_one(gpt):
+    ids, more = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 7, 8, 9]])
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    gate = Counting()
+    for cache in (True, False):
+        gate.asked.clear()
+        with vector_of(gpt).apply(gpt, 0.5, when=gate):
+            for prompt in (ids, more):
+                gpt.module.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=cache, **options)
+        assert gate.asked == [[3], [5]]
+    plain = logits_of(gpt, {"input_ids": more})
+    for tokens in ("prompt", "generation"):
+        with vector_of(gpt).apply(gpt, 0.5, tokens=tokens):
+            alone = logits_of(gpt, {"input_ids": more})
+        with vector_of(gpt).apply(gpt, 0.5, tokens=tokens):
+            logits_of(gpt, {"input_ids": ids})
+            assert torch.equal(logits_of(gpt, {"input_ids": more}), alone)
+        assert torch.equal(alone, plain) == (tokens == "generation")
+
+
+def test_what_is_measured_behind_a_prompt_is_steered_as_it_is_generated(gpt):
+    gate = Counting()
+    texts = [("the good ", "king"), ("a ", "queen of old")]
+    with vector_of(gpt).apply(gpt, 0.7, when=gate):
+        found = steer.log_probabilities(gpt, texts)
+    prompts = [len(gpt.tokenizer(prompt)["input_ids"]) for prompt, _ in texts]
+    assert gate.asked == [prompts]
+    with vector_of(gpt).apply(gpt, 0.7, tokens="generation"):
+        generation = steer.log_probabilities(gpt, texts)
+    plain = steer.log_probabilities(gpt, texts)
+    assert not torch.allclose(generation, plain, atol=1e-3)
+    assert not torch.allclose(found, generation, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (torch.ones(1, 1), "one finite number"), (torch.ones(2), "one finite number"), ([1.0], "one finite number"),
+        (torch.tensor([float("nan")]), "one finite number"),
+        ({"resid_post.0": torch.ones(1)}, "not about resid_post.1"),
+    ],
+)  # fmt: skip
+def test_a_gate_that_decides_nothing_is_said(gpt, answer, message):
+    with vector_of(gpt).apply(gpt, 0.5, when=Counting(answer)), pytest.raises(OptionError, match=message):
+        logits_of(gpt, {"input_ids": torch.tensor([[5, 6, 7]])})
+    assert not gpt.module._forward_pre_hooks
+
+
+def test_a_gate_that_runs_the_model_sees_it_unsteered(gpt):
+    ids = torch.tensor([[5, 6, 7]])
+    plain, seen = logits_of(gpt, {"input_ids": ids}), []
+
+    class Judge(Counting):
+        def decide(self, states, mask, special):
+            seen.append(logits_of(gpt, {"input_ids": ids}))
+            return torch.ones(len(mask))
+
+    with vector_of(gpt).apply(gpt, 0.5, when=Judge()):
+        steered = logits_of(gpt, {"input_ids": ids})
+    assert torch.equal(seen[0], plain)
+    assert not torch.equal(steered, plain)
+
+
+def test_what_is_no_gate_is_refused(gpt):
+    with pytest.raises(OptionError, match="when= is a gate"), vector_of(gpt).apply(gpt, 0.5, when=3):
+        pass
+
+
+def test_generation_of_several_answers_and_of_too_many_tokens(gpt):
+    found = steer.generate(
+        gpt, ["the good", "a"], max_new_tokens=4, num_return_sequences=2, do_sample=True, top_k=5
+    )  # fmt: skip
+    assert [one.prompt for one in found] == ["the good", "the good", "a", "a"]
+    with pytest.raises(CorpusError, match="past the 64"):
+        steer.generate(gpt, "a" * 60, max_new_tokens=40)
+    with pytest.raises(OptionError, match=r"module\.generate"):
+        steer.generate(gpt, "a", return_dict_in_generate=True)
+    with pytest.raises(OptionError, match="SteeringVector"):
+        steer.generate(gpt, "a", 3)

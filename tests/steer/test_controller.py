@@ -99,6 +99,16 @@ def test_bad_input_is_refused(gpt, vector, trained):
         trained.read(other, ["old queen"], progress=False)
     with pytest.raises(MismatchError):
         controller.fit(other, vector, CONTRASTS, OTHERS, progress=False)
+    foreign = steer.SteeringVector.from_direction(other, SITES[0], torch.ones(16), norm=1.0)
+    with pytest.raises(MismatchError, match="This controller"):
+        steer.generate(other, "old queen", foreign, when=trained)
+    elsewhere = steer.SteeringVector.from_direction(gpt, "resid_post.1", torch.ones(16), norm=1.0)
+    with pytest.raises(MismatchError, match="steered at"), elsewhere.apply(gpt, when=trained):
+        pass
+    with pytest.raises(OptionError, match="three texts"):
+        controller.fit(gpt, vector, [("a", "b")], OTHERS, progress=False)
+    with pytest.raises(CorpusError, match="list of texts"):
+        controller.fit(gpt, vector, CONTRASTS, "one", progress=False)
     with pytest.raises(CorpusError, match="leave alone"):
         controller.fit(gpt, vector, CONTRASTS, [], progress=False)
     with pytest.raises(OptionError, match="site at least"):

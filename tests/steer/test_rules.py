@@ -1,11 +1,13 @@
 """Rules say what holds of a text and why, and steer the texts of which it holds."""
 
+import json
+
 import pytest
 import torch
 
 import itda
 from itda import steer
-from itda.errors import FormatError, MismatchError, OptionError
+from itda.errors import CorpusError, FormatError, MismatchError, OptionError
 from itda.models import tokenizing
 from support import tiny
 
@@ -122,9 +124,12 @@ def test_rules_are_kept_with_the_texts_of_their_atoms(dictionary, concept, tmp_p
     assert again.concepts == rules.concepts
     assert again.rules == rules.rules
     assert dictionary.describe(next(iter(concept.atoms)))[:8] in path.read_text()
-    path.write_text("{}")
-    with pytest.raises(FormatError):
-        steer.Rules.load(path, dictionary)
+    known = json.loads(path.read_text())
+    for change in ({"rules": "abc"}, {"rules": [3]}, {"rules": ["a if b"]}, {"dictionary": None}, {"concepts": 3}):
+        forged = {**known, **change}
+        path.write_text(json.dumps({name: value for name, value in forged.items() if value is not None}))
+        with pytest.raises(FormatError):
+            steer.Rules.load(path, dictionary)
 
 
 def test_rules_of_another_dictionary_are_refused(gpt, dictionary, concept, tmp_path):
@@ -147,7 +152,8 @@ def test_rules_of_another_dictionary_are_refused(gpt, dictionary, concept, tmp_p
         (["calm if joy > 2"], "more than names"),
         (["calm if __import__('os')"], "more than names"),
         (["not if joy"], "one word"),
-        (["calm if " + "(" * 500 + "joy" + ")" * 500], "cannot be read"),
+        (["calm if " + "(" * 450 + "joy" + ")" * 450], "cannot be read"),
+        (["calm if " + "not " * 400 + "joy"], "at most 1000"),
         ([3], "conclusion if condition"),
     ],
 )
@@ -169,5 +175,14 @@ def test_concepts_that_mean_nothing_are_refused(gpt, dictionary):
         steer.Concept.fit("joy", dictionary, gpt, QUEENS, [True] * 12, progress=False)
     with pytest.raises(OptionError, match="label for each"):
         steer.Concept.fit("joy", dictionary, gpt, QUEENS, [True, False], progress=False)
+    with pytest.raises(OptionError, match="one word"):
+        made("ﬁne")  # which Python reads as "fine"
+    with pytest.raises(OptionError, match="list of concepts"):
+        steer.Rules(dictionary, [made("joy")], "calm if joy")
+    with pytest.raises(CorpusError, match="list of texts"):
+        steer.Rules(dictionary, [made("joy")], []).read(gpt, "the good king")
+    for texts in ([], ["good", " "]):
+        with pytest.raises(CorpusError):
+            steer.Rules(dictionary, [made("joy")], []).read(gpt, texts)
     with pytest.raises(OptionError, match="There is no 'sorrow'"):
         steer.Rules(dictionary, [made("joy")], []).gate(gpt, "sorrow")

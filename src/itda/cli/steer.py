@@ -76,8 +76,8 @@ def fit(
         raise OptionError(f"A steering vector is written as .safetensors. Got {out.name!r}.")
     files.check_file(out)
     if dictionary is not None:
-        if pairs or positive or negative or contrasts or model:
-            raise OptionError("A vector of atoms needs no model and no texts. Give --dictionary and --atom alone.")
+        if pairs or positive or negative or contrasts or model or sites or method != "mean" or read != "last":
+            raise OptionError("A vector of atoms needs no model, texts or places. Give --dictionary and --atom alone.")
         vector = steer.SteeringVector.from_atoms(Dictionary.from_pretrained(str(dictionary)), _weights(atom))
     else:
         if model is None:
@@ -137,7 +137,11 @@ def apply(
     given, opened = _open(vector, model, device, dtype, attention, tokenizer)
     where = _tokens(tokens)
     with common.plain_warnings():
-        found = None if kl is None else steer.calibrate(opened, given, _neutral(neutral), kl, op=op, tokens=where)
+        found = (
+            None
+            if kl is None
+            else steer.calibrate(opened, given, _neutral(neutral), kl, op=op, tokens=where, check_model=not any_model)
+        )
         amount = strength if found is None else found.strength
         plain = steer.generate(opened, prompt, max_new_tokens=max_new_tokens)
         with given.apply(opened, amount, op=op, tokens=where, check_model=not any_model) as told:
@@ -264,18 +268,21 @@ def _weights(atoms: list[str] | None) -> dict[int, float]:
     """From 17 or 17:-0.5."""
     if not atoms:
         raise OptionError("Which atom? Give --atom NUMBER, or --atom NUMBER:WEIGHT.")
-    found = {}
+    found: dict[int, float] = {}
     for one in atoms:
         number, _, weight = one.partition(":")
         try:
-            found[int(number)] = float(weight) if weight else 1.0
+            found[int(number)] = found.get(int(number), 0.0) + (float(weight) if weight else 1.0)
         except ValueError as error:
             raise OptionError(f"An atom is a number, or a number and a weight, as 17:-0.5. Got {one!r}.") from error
     return found
 
 
 def _place(read: str) -> str | int:
-    return int(read) if read.lstrip("-").isdecimal() else read
+    try:
+        return int(read)
+    except ValueError:
+        return read
 
 
 def _tokens(tokens: str) -> Any:

@@ -16,7 +16,7 @@ from torch import nn
 from itda.errors import MissingExtraError, ModelError
 from itda.models import fingerprints
 from itda.models.by_layer import is_on_disk
-from itda.models.hooks import Inputs, inference, read
+from itda.models.hooks import Inputs, aside, inference, read
 from itda.models.sites import Site, list_sites, resolve, text_config
 
 EMBEDDED = "embedded"
@@ -137,12 +137,13 @@ class Model:
         """What the model makes of the first of some tokens; its first layer, if reading all would take long."""
         if self.on_disk or self.remote:
             first = self.site("resid_post.0")
-            return self.read(self._tokens(ids), [first])[first.name][0, 0].float()
+            with aside():
+                return self.read(self._tokens(ids), [first])[first.name][0, 0].float()
         found: torch.Tensor = self._probe(ids)[0][0, 0].float()
         return found
 
     def _probe(self, ids: list[int]) -> Any:
-        with inference(self.module):
+        with aside(), inference(self.module):  # it may first be asked for while the model is steered or read
             return self.module(**self._tokens(ids))
 
     def _tokens(self, ids: list[int]) -> dict[str, torch.Tensor]:

@@ -79,9 +79,7 @@ def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None
             core.enable_truncation(**before[0])
         if before[1]:
             core.enable_padding(**before[1])
-    # Not all_special_ids: a padding token may be any token, and an unknown one stands for text.
-    kinds = tokenizer.added_tokens_decoder
-    literal = np.array([i for i, kind in kinds.items() if kind.special and i != tokenizer.unk_token_id], np.int64)
+    literal = special_ids(model)
     largest = max((max(encoding.ids, default=0) for encoding in encodings), default=0)
     if largest >= model.vocabulary:
         raise ModelError(
@@ -135,6 +133,13 @@ def canonical_batch(
     if side == "right" and model.causal:
         inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     return inputs
+
+
+def special_ids(model: Model) -> NDArray[np.int64]:
+    """Ids of the tokens that stand for no text wherever they are."""
+    # Not all_special_ids: a padding token may be any token, and an unknown one stands for text.
+    kinds, unknown = model.tokenizer.added_tokens_decoder, model.tokenizer.unk_token_id
+    return np.array([token for token, kind in kinds.items() if kind.special and token != unknown], np.int64)
 
 
 def token_names(model: Model) -> dict[int, str]:

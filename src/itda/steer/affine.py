@@ -15,7 +15,7 @@ from torch import Tensor
 
 from itda import progress as progress_bars
 from itda.data import files
-from itda.errors import CorpusError, OptionError
+from itda.errors import CorpusError, OptionError, ShapeError
 from itda.models import tokenizing
 from itda.models.fingerprints import ModelRecord
 from itda.models.hooks import editing, inference
@@ -24,7 +24,7 @@ from itda.options import above_zero, finite_number, whole
 from itda.steer import storing
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.positions import Tokens, checked_tokens
-from itda.steer.reading import read_texts, rows_read, window_of
+from itda.steer.reading import checked_texts, read_texts, rows_read, window_of
 
 _KIND = "affine_map"
 _TINY = 1e-6
@@ -63,6 +63,9 @@ class AffineMap:
         finite_number("strength", strength)
         if check_model and self.model is not None:
             self.model.check_same(model.record, "This map")
+        for name, scale in self.scales.items():
+            if model.site(name).width not in (None, len(scale)):
+                raise ShapeError(f"This map is {len(scale)} wide at {name}, the model {model.site(name).width}.")
         wanted = checked_tokens(tokens)
 
         def change_of(name: str) -> Any:
@@ -70,7 +73,9 @@ class AffineMap:
             return lambda values: values * scale.to(values.device) + shift.to(values.device)
 
         told = Steering("affine map", self.sites, wanted, float(strength), "the map as it was trained")
-        return steering(model, {name: change_of(name) for name in self.sites}, wanted, when, told)
+        return steering(
+            model, {name: change_of(name) for name in self.sites}, wanted, when, told, check_model=check_model
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all.
@@ -89,8 +94,10 @@ class AffineMap:
         """
         found = storing.read(path, _KIND)
         with files.parsing(Path(path)):
-            sites = found.facts["sites"]
+            sites = storing.names(found.facts["sites"])
             scales, shifts = ({name: found.tensors[f"{what}:{name}"] for name in sites} for what in ("scale", "shift"))
+            if any(scales[name].ndim != 1 or scales[name].shape != shifts[name].shape for name in sites):
+                raise ValueError("its scales and shifts are not of one shape (D,)")
             return cls(scales=scales, shifts=shifts, model=found.model, facts=found.facts["facts"])
 
 
@@ -133,6 +140,9 @@ def fit(
     where = (
         [site.name for site in model.sites() if site.name.startswith("resid_post")] if sites is None else list(sites)
     )
+    if not where or len(set(where)) < len(where):
+        raise OptionError(f"sites must be different places, at least one. Got {where}.")
+    checked_texts(source)
     wanted = read_texts(model, target, where, read=read, progress=False).rows
     if min(len(source), len(target)) < 2:
         raise CorpusError("Distributions need at least two texts of each kind.")

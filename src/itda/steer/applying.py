@@ -1,7 +1,7 @@
 """A model that is steered while a context is open, and left as it was found."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from itda.errors import OptionError
+from itda.models import tokenizing
 from itda.models.hooks import aside, editing
 from itda.models.loading import Model
 from itda.models.sites import Site
@@ -32,14 +33,20 @@ class TextGate(ABC):
     """The sites that it looks at."""
 
     @abstractmethod
-    def decide(self, states: Mapping[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor | Mapping[str, Tensor]:
+    def decide(self, states: Mapping[str, Tensor], mask: Tensor, special: Tensor) -> Tensor | Mapping[str, Tensor]:
         """How much of the change each text gets.
 
         Args:
             states: site -> activations (B, T, D) of the prompts.
-            ids: int64 (B, T), their tokens.
-            mask: bool (B, T), those that are no padding.
+            mask: bool (B, T), tokens of the prompts; the others are padding, or go on behind a prompt.
+            special: bool (B, T), those of them that stand for no text.
         Returns: float32 (B,), or that for each steered site.
+        """
+
+    def check(self, model: Model, sites: Sequence[str]) -> None:  # noqa: B027  # most have nothing to refuse
+        """Refuse a model or sites that it cannot decide about.
+
+        Raises: MismatchError.
         """
 
 
@@ -60,15 +67,26 @@ class Steering:
 
 @contextmanager
 def steering(
-    model: Model, changes: Mapping[str, Change], tokens: Tokens, gate: Gate | TextGate | None, told: Steering
+    model: Model,
+    changes: Mapping[str, Change],
+    tokens: Tokens,
+    gate: Gate | TextGate | None,
+    told: Steering,
+    *,
+    check_model: bool = True,
 ) -> Iterator[Steering]:
     """While open, activations at some sites are what the changes make of them, at the tokens that are meant.
 
     It works with every call of the module, `generate` among them, and inside of others of its kind, in the order in
     which they were opened.
 
-    Raises: OptionError on a call that a gate of whole texts cannot decide about.
+    Raises: MismatchError for a gate of another model; OptionError for what is no gate, and on a call that a gate of
+        whole texts cannot decide about.
     """
+    if gate is not None and not isinstance(gate, TextGate) and not callable(gate):
+        raise OptionError(f"when= is a gate, as steer.AtomGate or rules.gate(...). Got {type(gate).__name__}.")
+    if isinstance(gate, TextGate) and check_model:
+        gate.check(model, tuple(changes))
     decided: dict[str, Tensor] = {}
 
     def decide(stream: Stream, given: Mapping[str, Any]) -> None:
@@ -76,10 +94,14 @@ def steering(
         if given.get("input_ids") is None:
             raise OptionError("A gate of whole texts reads prompts as tokens: call the model with input_ids.")
         inputs = {name: given[name] for name in _READ if given.get(name) is not None}
+        mask = stream.prompt
+        special = torch.isin(inputs["input_ids"], specials.to(mask.device)) & mask
         with aside():
             states = model.read(inputs, [model.site(name) for name in gate.reads])
-        found = gate.decide(states, inputs["input_ids"], stream.mask)
-        decided.update({name: found if isinstance(found, Tensor) else found[name] for name in changes})
+            found = gate.decide(states, mask, special)
+        decided.update({name: _checked(found, name, len(mask)) for name in changes})
+
+    specials = torch.from_numpy(tokenizing.special_ids(model))
 
     def amounts_of(name: str, stream: Stream) -> Gate | None:
         if not isinstance(gate, TextGate):
@@ -88,7 +110,12 @@ def steering(
         def amounts(rows: Tensor) -> Tensor:
             if name not in decided:
                 raise OptionError("This gate reads the prompt. Begin to steer before the model reads it.")
-            own = decided[name][stream.owners(tokens)]
+            owners = stream.owners(tokens)
+            if len(stream.mask) != len(decided[name]):
+                raise OptionError(
+                    "This gate read prompts of another number. Give a batch the prompts that it began with."
+                )
+            own = decided[name][owners]
             return own.to(rows)
 
         return amounts
@@ -120,6 +147,17 @@ def _edited(
         return changed
 
     return editing(model.module, site, edit, _Present(stream))
+
+
+def _checked(found: Any, name: str, texts: int) -> Tensor:
+    """What a gate decided for one site, float32 (B,)."""
+    if isinstance(found, Mapping) and name not in found:
+        raise OptionError(f"This gate decides about {', '.join(map(str, found)) or 'nothing'}, not about {name}.")
+    own = found[name] if isinstance(found, Mapping) else found
+    if not isinstance(own, Tensor) or own.shape != (texts,) or not bool(own.isfinite().all()):
+        shape = tuple(own.shape) if isinstance(own, Tensor) else type(own).__name__
+        raise OptionError(f"A gate of whole texts decides one finite number for each of {texts} texts. Got {shape}.")
+    return own.float().cpu()
 
 
 class _Present(Mapping[str, Tensor]):

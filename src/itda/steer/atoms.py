@@ -142,7 +142,7 @@ class AtomEdit:
     def __post_init__(self) -> None:
         checked_dictionary(self.dictionary)
         one_of("kind", self.kind, ("set", "scale", "clamp"))
-        if not isinstance(self.atom, int) or not 0 <= self.atom < len(self.dictionary):
+        if not isinstance(self.atom, int) or isinstance(self.atom, bool) or not 0 <= self.atom < len(self.dictionary):
             raise OptionError(f"Atoms are numbers from 0 to {len(self.dictionary) - 1}. Got {self.atom!r}.")
         finite_number("value", self.value)
 
@@ -173,7 +173,7 @@ class AtomEdit:
             return values + ((self.changed(now) - now)[:, None] * self.dictionary.atoms[self.atom]).to(values)
 
         told = Steering(f"{self.kind} atom {self.atom} to {self.value:g}", (where,), wanted, None, "")
-        return steering(model, {where: change}, wanted, when, told)
+        return steering(model, {where: change}, wanted, when, told, check_model=check_model)
 
 
 def coefficients(dictionary: Dictionary, rows: Tensor, atom: int) -> Tensor:

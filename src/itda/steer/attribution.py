@@ -20,7 +20,7 @@ from itda.models.sites import Site
 from itda.models.tokenizing import TokenWindow
 from itda.options import one_of, whole
 from itda.steer.directions import mean, pca
-from itda.steer.effects import Contrast, check_predicts, whole_text
+from itda.steer.effects import Contrast, check_predicts, checked_contrast, whole_text
 from itda.steer.operators import unit
 from itda.steer.reading import median_norm
 from itda.steer.vectors import SteeringVector
@@ -92,7 +92,7 @@ def fit(
     one_of("combine", combine, ("pca", "mean"))
     if not examples:
         raise OptionError("An attribution vector needs at least one (prompt, target, opposite). Got none.")
-    given = [Contrast(*example) for example in examples]
+    given = [checked_contrast(example) for example in examples]
     places = [model.site(name) for name in ([model.middle_site] if sites is None else sites)]
     rows: dict[str, list[Tensor]] = {place.name: [] for place in places}
     norms: dict[str, list[Tensor]] = {place.name: [] for place in places}

@@ -31,7 +31,7 @@ class Calibration:
 
 def calibrate(
     model: Model, vector: SteeringVector, neutral: Sequence[str] | NeutralText, kl: float = 0.1, *, op: str = "add",
-    tokens: Tokens = "all",
+    tokens: Tokens = "all", check_model: bool = True,
 ) -> Calibration:  # fmt: skip
     """Find the strength at which predictions on neutral text differ from the model's own by so much.
 
@@ -40,7 +40,7 @@ def calibrate(
         vector: what steers; for the other direction, its negative.
         neutral: texts that have nothing to do with it.
         kl: mean divergence that is wanted, nats.
-        op, tokens: as of `SteeringVector.apply`.
+        op, tokens, check_model: as of `SteeringVector.apply`.
     Raises: OptionError if no strength gets there, as where the model does not use the site.
     Source: bisection to a bound on the divergence, as in Activation-Steered Compression (Azizi et al. 2025).
     """
@@ -48,7 +48,7 @@ def calibrate(
     text = neutral if isinstance(neutral, NeutralText) else NeutralText(model, neutral)
 
     def measured(strength: float) -> float:
-        with vector.apply(model, strength, op=op, tokens=tokens):
+        with vector.apply(model, strength, op=op, tokens=tokens, check_model=check_model):
             return text.measure().kl
 
     low, high, found = 0.0, _FIRST, measured(_FIRST)

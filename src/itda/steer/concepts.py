@@ -1,6 +1,7 @@
 """Concepts: sets of atoms under a name, found from labelled texts, that hold of a text or do not."""
 
 import keyword
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -17,6 +18,7 @@ from itda.explaining import place_of
 from itda.models.loading import Model
 from itda.options import finite_number, whole
 from itda.steer.gates import find_threshold
+from itda.steer.reading import checked_texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Concept:
     def __post_init__(self) -> None:
         checked_name(self.name)
         finite_number("threshold", self.threshold)
-        if not self.atoms:
+        if not isinstance(self.atoms, Mapping) or not self.atoms:
             raise OptionError(f"The concept {self.name!r} has no atoms. Give at least one.")
         for atom, weight in self.atoms.items():
             whole("atom", atom, least=0)
@@ -113,6 +115,7 @@ def text_features(dictionary: Dictionary, model: Model, texts: Sequence[str], *,
     Raises: CorpusError; MismatchError for another model than the dictionary's.
     """
     site = place_of(checked_dictionary(dictionary), model, None, True)
+    checked_texts(texts)
     capture = dictionary.provenance.capture if dictionary.provenance else {}
     found, _, _ = pool(
         model, site, texts, {"atoms": (dictionary.encode, len(dictionary))}, capture=capture, progress=progress
@@ -125,5 +128,6 @@ def checked_name(name: Any) -> None:
 
     Raises: OptionError.
     """
-    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+    plain = isinstance(name, str) and unicodedata.normalize("NFKC", name) == name  # as rules are read
+    if not plain or not name.isidentifier() or keyword.iskeyword(name):
         raise OptionError(f"A concept is named by one word of letters, digits and underscores. Got {name!r}.")

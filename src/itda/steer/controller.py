@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from itda import progress as progress_bars
 from itda.data import files
-from itda.errors import CorpusError, OptionError
+from itda.errors import CorpusError, MismatchError, OptionError
 from itda.models import tokenizing
 from itda.models.fingerprints import ModelRecord
 from itda.models.hooks import editing, inference
@@ -25,8 +25,8 @@ from itda.models.loading import Model, checked_model
 from itda.options import above_zero, seed_number, whole
 from itda.steer import storing
 from itda.steer.applying import TextGate
-from itda.steer.effects import Contrast, check_predicts, whole_text
-from itda.steer.reading import read_texts
+from itda.steer.effects import Contrast, check_predicts, checked_contrast, whole_text
+from itda.steer.reading import checked_texts, read_texts
 from itda.steer.vectors import SteeringVector
 
 _KIND = "controller"
@@ -63,10 +63,24 @@ class Controller(TextGate):
         """What it says of features (n, F): states of the last token at all sites it reads, side by side."""
         return _control(self.tensors, features)
 
-    def decide(self, states: Mapping[str, Tensor], ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def check(self, model: Model, sites: Sequence[str]) -> None:
+        """Refuse another model, and a vector at other sites than it was trained for.
+
+        Raises: MismatchError.
+        """
+        if self.model is not None:
+            self.model.check_same(model.record, "This controller")
+        if not set(sites) <= set(self.sites):
+            raise MismatchError(
+                f"This controller is for {', '.join(self.sites)}, and the model is steered at {', '.join(sites)}."
+            )
+
+    def decide(self, states: Mapping[str, Tensor], mask: Tensor, special: Tensor) -> dict[str, Tensor]:
         """Site -> strength times weight of each text, float32 (B,)."""
         places = torch.arange(mask.shape[1], device=mask.device)
-        last = torch.where(mask, places, 0).amax(1)
+        own = mask & ~special
+        # The last token of the text, as it was trained; of a prompt without any, the last there is
+        last = torch.where(torch.where(own.any(1, keepdim=True), own, mask), places, 0).amax(1)
         rows = torch.arange(len(mask), device=mask.device)
         found = self.control(torch.cat([states[name][rows, last].float().cpu() for name in self.reads], 1))
         return {name: found.strengths * found.weights[:, place] for place, name in enumerate(self.sites)}
@@ -96,8 +110,11 @@ class Controller(TextGate):
         """
         found = storing.read(path, _KIND)
         with files.parsing(Path(path)):
+            reads, sites = (storing.names(found.facts[name]) for name in ("reads", "sites"))
+            if not bool((found.tensors["spread"] > 0).all()):
+                raise ValueError("its spread is not above zero")
             made = cls(
-                reads=tuple(found.facts["reads"]), sites=tuple(found.facts["sites"]), tensors=found.tensors,
+                reads=reads, sites=sites, tensors=found.tensors,
                 model=found.model, facts=found.facts["facts"],
             )  # fmt: skip
             weights = made.control(torch.zeros(1, len(made.tensors["centre"]))).weights
@@ -145,11 +162,14 @@ def fit(
     above_zero("rate", rate)
     above_zero("strength", strength)
     seed_number(seed)
+    if not isinstance(vector, SteeringVector):
+        raise OptionError(f"A controller is trained for a steer.SteeringVector. Got {type(vector).__name__}.")
     if vector.model is not None:
         vector.model.check_same(model.record, "This steering vector")
-    given = [Contrast(*one) for one in contrasts]
+    given = [checked_contrast(one) for one in contrasts]
     if not given or not others:
         raise CorpusError("A controller needs contrasts to steer for, and other prompts to leave alone.")
+    checked_texts(others)
     where = list(vector.sites if reads is None else reads)
     if not where:
         raise OptionError("A controller has to read at a site at least.")
@@ -217,7 +237,7 @@ class _Effect:
 
 def _features(model: Model, texts: Sequence[str], sites: Sequence[str], progress: bool) -> Tensor:
     """float32 (n, F): states of the last token at all sites, side by side."""
-    rows = read_texts(model, texts, sites, read="last", progress=progress).rows
+    rows = read_texts(model, texts, sites, read=-1, progress=progress).rows
     return torch.cat([rows[model.site(name).name] for name in sites], 1)
 
 

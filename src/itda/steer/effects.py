@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import predict
 from itda.models.tokenizing import TokenWindow
+from itda.steer.positions import prompts_end
 
 
 class Contrast(NamedTuple):
@@ -21,6 +22,16 @@ class Contrast(NamedTuple):
     prompt: str
     target: str
     opposite: str
+
+
+def checked_contrast(given: Any) -> Contrast:
+    """A contrast of three texts.
+
+    Raises: OptionError for anything else.
+    """
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 3:
+        raise OptionError(f"A contrast is three texts: prompt, target and opposite. Got {given!r:.80}.")
+    return Contrast(*given)
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,8 @@ class NeutralText:
 
     def __init__(self, model: Model, texts: Sequence[str]) -> None:
         check_predicts(model)
+        if isinstance(texts, str):
+            raise CorpusError("Neutral text is a list of texts. Got one text alone; put it into a list.")
         self._model = model
         self._parts = [part for cut in tokenizing.windows(model, list(texts), length=model.window) for part in cut[:1]]
         self._parts = [part for part in self._parts if len(part) > 1]
@@ -66,6 +79,14 @@ class NeutralText:
             loss += float((-right * known).sum())
             count += float(known.sum())
         return Neutral(kl / count, entropy / count, float(torch.tensor(loss / count).exp()))
+
+    def rows(self, site: str) -> Tensor:
+        """Activations at a site, float32 (n, D), of all tokens."""
+        place = self._model.site(site)
+        found = [
+            self._model.read(inputs, [place])[place.name][real].float().cpu() for inputs, real in self._batches()
+        ]  # fmt: skip
+        return torch.cat(found)
 
     def change(self) -> Tensor:
         """How log-probabilities differ from the model's own, the mean over all tokens, float32 (vocabulary,), nats."""
@@ -96,7 +117,9 @@ def log_probabilities(model: Model, texts: Sequence[tuple[str, str]]) -> Tensor:
     found = []
     for group in in_groups(parts, tokenizing.CANONICAL_BATCH):
         inputs = tokenizing.batch(model, [part for part, _ in group], length=None)
-        right = predict(model, inputs)[:, :-1].gather(2, inputs["input_ids"][:, 1:, None])[:, :, 0]
+        with prompts_end([first for _, first in group]):
+            logs = predict(model, inputs)
+        right = logs[:, :-1].gather(2, inputs["input_ids"][:, 1:, None])[:, :, 0]
         for row, (part, first) in enumerate(group):
             found.append(right[row, first - 1 : len(part) - 1].sum())
     return torch.stack(found).float().cpu()

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
+import torch
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +22,7 @@ from itda.steer.atoms import AtomEdit, coefficients
 from itda.steer.effects import NeutralText
 from itda.steer.generating import generate
 from itda.steer.positions import Tokens
-from itda.steer.reading import read_texts
+from itda.steer.reading import median_norm
 
 MULTIPLES = (-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0)
 
@@ -112,21 +114,23 @@ def push(
     """
     site = place_of(dictionary, model, None, True)
     whole("words", words)
-    if not multiples:
-        raise OptionError("Give at least one multiple to push to.")
+    if not isinstance(multiples, Sequence) or not multiples:
+        raise OptionError("Give at least one multiple to push to, in a list.")
     for multiple in multiples:
         finite_number("multiples", multiple)
     text = NeutralText(model, texts)
-    states = read_texts(model, [one for one in texts if one.strip()], [site], read="tokens", progress=False)
     AtomEdit(dictionary, atom, "set", 0.0)  # refuses an atom that is not there
-    found = float(coefficients(dictionary, states.rows[site], atom).abs().max())
-    largest = found or states.norms[site]
+    rows = text.rows(site)
+    found = float(coefficients(dictionary, rows, atom).abs().max())
+    largest = found or median_norm(torch.linalg.vector_norm(rows, dim=1))
     pushes = []
     with progress_bars.bar("push", len(multiples), show=progress) as advance:
         for multiple in multiples:
             edit = AtomEdit(dictionary, atom, "set", multiple * largest)
             with edit.apply(model, tokens=tokens):
                 now, change = text.measure(), text.change()
+                if not isfinite(now.kl):
+                    raise OptionError(f"At {multiple:g} times its largest coefficient the predictions are no numbers.")
                 gone = generate(model, prompt, max_new_tokens=max_new_tokens)[0].text if prompt else ""
             rising, falling = (likelier_words(model, sign * change, words) for sign in (1, -1))
             pushes.append(

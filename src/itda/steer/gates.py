@@ -64,7 +64,7 @@ class AtomGate:
     def __post_init__(self) -> None:
         checked_dictionary(self.dictionary)
         finite_number("threshold", self.threshold)
-        if not isinstance(self.atom, int) or not 0 <= self.atom < len(self.dictionary):
+        if not isinstance(self.atom, int) or isinstance(self.atom, bool) or not 0 <= self.atom < len(self.dictionary):
             raise OptionError(f"Atoms are numbers from 0 to {len(self.dictionary) - 1}. Got {self.atom!r}.")
 
     def scores(self, rows: Tensor) -> Tensor:

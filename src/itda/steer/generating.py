@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from itda.errors import CorpusError
+from itda.errors import CorpusError, OptionError
 from itda.models.hooks import inference
 from itda.models.loading import Model, checked_model
 from itda.options import whole
@@ -52,14 +52,19 @@ def generate(
     """
     check_predicts(checked_model(model))
     whole("max_new_tokens", max_new_tokens)
+    if vector is not None and not isinstance(vector, SteeringVector):
+        raise OptionError(f"generate is steered by a steer.SteeringVector. Got {type(vector).__name__}.")
     given = [prompts] if isinstance(prompts, str) else list(prompts)
     if not given or not all(isinstance(prompt, str) and prompt for prompt in given):
         raise CorpusError("generate needs prompts that are texts and not empty.")
-    encoded = [model.tokenizer(prompt)["input_ids"] for prompt in given]
-    # What a tokenizer appends ends the text: nothing would follow it
-    end = model.tokenizer.eos_token_id
-    encoded = [ids[:-1] if len(ids) > 1 and ids[-1] == end else ids for ids in encoded]
+    encoded = [prompt_ids(model, prompt) for prompt in given]
     length = max(map(len, encoded))
+    if length + max_new_tokens > model.positions:
+        raise CorpusError(
+            f"The longest prompt has {length} tokens, and with {max_new_tokens} more it is past the {model.positions} "
+            "that this model takes. Shorten it, or ask for fewer."
+        )
+    end = model.tokenizer.eos_token_id
     padding = model.tokenizer.pad_token_id if model.tokenizer.pad_token_id is not None else (end or 0)
     ids = torch.full((len(given), length), padding)
     mask = torch.zeros_like(ids)
@@ -68,12 +73,29 @@ def generate(
         mask[row, length - len(one) :] = 1
     inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
     steered = nullcontext() if vector is None else vector.apply(model, strength, op=op, tokens=tokens, when=when)
+    if options.get("return_dict_in_generate"):
+        raise OptionError("generate returns texts. Call model.module.generate inside of vector.apply for more.")
     chosen = {"do_sample": False, "pad_token_id": padding, **options}
     with inference(model.module), steered as told:
         found = model.module.generate(**inputs, max_new_tokens=max_new_tokens, **chosen)
     texts = [_continuation(model, row, length) for row in found]
-    why = [str(reading) for reading in when.readings] if isinstance(when, RuleGate) else [""] * len(given)
-    return [Generated(prompt, text, str(told or ""), one) for prompt, text, one in zip(given, texts, why, strict=True)]
+    each = len(texts) // len(given)  # several, with num_return_sequences
+    why = [""] * len(texts)
+    if vector is not None and isinstance(when, RuleGate):
+        why = [str(when.readings[row * len(when.readings) // len(texts)]) for row in range(len(texts))]
+    return [Generated(given[row // each], text, str(told or ""), why[row]) for row, text in enumerate(texts)]
+
+
+def prompt_ids(model: Model, prompt: str) -> list[int]:
+    """The tokens of a prompt, without what a tokenizer appends: that ends a text, and nothing would follow it.
+
+    Raises: CorpusError for a prompt without any.
+    """
+    ids: list[int] = model.tokenizer(prompt)["input_ids"]
+    ids = ids[:-1] if len(ids) > 1 and ids[-1] == model.tokenizer.eos_token_id else ids
+    if not ids:
+        raise CorpusError(f"The prompt {prompt!r} has no token for this model.")
+    return ids
 
 
 def _continuation(model: Model, ids: torch.Tensor, length: int) -> str:

@@ -6,6 +6,7 @@ long the text before a call was. All of it is read off the calls themselves, so 
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from itda.errors import OptionError
 from itda.models.hooks import depth
 
+_prompt_lengths: ContextVar[Tensor | None] = ContextVar("prompt_lengths", default=None)
 NAMES = ("all", "prompt", "generation", "last")
 
 
@@ -60,6 +62,8 @@ class Stream:
         self.inputs: dict[str, Tensor] = {}
         """`input_ids` (B, T) of the present call, or what has its shape."""
         self._mask: Tensor | None = None  # (B, all tokens so far), as it was given
+        self._last: Tensor | None = None  # ids of the last call, if it left nothing in a cache
+        self._told: Tensor | None = None  # where prompts end, for who knows
         self._before = 0  # tokens of earlier calls that are in the cache
         self._prompt: Tensor | None = None
         self._prompt_mask: Tensor | None = None
@@ -81,18 +85,19 @@ class Stream:
         if self._before:  # behind a cache: more of the same text
             self._calls.append(now)
             return False
-        begins = not self._goes_on(now)
+        without_cache = arguments.get("past_key_values") is None
+        begins = not (without_cache and self._goes_on(now))
         if begins:
-            self._prompt, self._prompt_mask = now, self._mask
-        self._calls = [now]
+            self._prompt, self._prompt_mask, self._told = now, self._mask, _prompt_lengths.get()
+        self._calls, self._last = [now], now if without_cache else None
         return begins
 
     def _goes_on(self, now: Tensor) -> bool:
-        """Whether a call without a cache reads the last prompt again, and what was generated behind it."""
-        prompt = self._prompt
-        if prompt is None or len(prompt) != len(now) or not 0 < prompt.shape[1] < now.shape[1]:
+        """Whether a call without a cache reads all of the last one again, and the one token that it led to."""
+        last = self._last
+        if last is None or len(last) != len(now) or last.shape[1] + 1 != now.shape[1]:
             return False
-        return torch.equal(now[:, : prompt.shape[1]], prompt)
+        return torch.equal(now[:, :-1], last)
 
     @property
     def mask(self) -> Tensor:
@@ -114,6 +119,8 @@ class Stream:
     def _lengths(self) -> Tensor:
         """int64 (B, 1): tokens of the prompts."""
         ids = self.inputs["input_ids"]
+        if self._told is not None and len(self._told) == len(ids):
+            return self._told.to(ids.device)[:, None]
         if self._prompt is None or len(self._prompt) != len(ids):  # the prompt was read before steering began
             return self.places[:, :1]
         if self._prompt_mask is None:
@@ -145,6 +152,11 @@ class Stream:
             found |= places == _from_start(place, lengths)
         return mask & found
 
+    @property
+    def prompt(self) -> Tensor:
+        """bool (B, T): tokens of the present call that are of the prompts."""
+        return self.mask & (self.places < self._lengths)
+
     def owners(self, tokens: Tokens) -> Tensor:
         """int64 (n,): which text of the batch each of those tokens is in, in their order."""
         return torch.nonzero(self.chosen(tokens))[:, 0].cpu()
@@ -164,6 +176,19 @@ def _from_start(place: int | None, lengths: Tensor) -> int | Tensor | None:
 def _cached(cache: Any) -> int:
     length = getattr(cache, "get_seq_length", None)
     return int(length()) if length is not None else 0
+
+
+@contextmanager
+def prompts_end(lengths: Sequence[int]) -> Iterator[None]:
+    """While open, texts that a model is called with have a prompt of so many tokens each, and go on behind it.
+
+    A call alone cannot say so: what is measured on a continuation is steered as it would be while it is generated.
+    """
+    token = _prompt_lengths.set(torch.tensor(list(lengths)))
+    try:
+        yield
+    finally:
+        _prompt_lengths.reset(token)
 
 
 @contextmanager

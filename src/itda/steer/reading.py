@@ -45,7 +45,7 @@ def read_texts(
     if read not in READS and (not isinstance(read, int) or isinstance(read, bool)):
         raise OptionError(f"read must be one of {', '.join(READS)}, or a place. Got {read!r} instead.")
     places = [model.site(name) for name in sites]
-    parts = [window_of(model, text) for text in _checked(texts)]
+    parts = [window_of(model, text) for text in checked_texts(texts)]
     rows: dict[str, list[Tensor]] = {site.name: [] for site in places}
     norms: dict[str, list[Tensor]] = {site.name: [] for site in places}
     owner: list[int] = []
@@ -74,7 +74,11 @@ def median_norm(norms: Tensor) -> float:
     return float(norms[norms <= _SINK * usual].median())
 
 
-def _checked(texts: Any) -> Sequence[str]:
+def checked_texts(texts: Any) -> Sequence[str]:
+    """The texts themselves.
+
+    Raises: CorpusError for what is no list of texts, or has an empty one.
+    """
     if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
         raise CorpusError(f"This takes a list of texts that is not empty. Got {type(texts).__name__}.")
     for number, text in enumerate(texts):

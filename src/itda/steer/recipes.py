@@ -24,6 +24,7 @@ def shortest_against_longest(
     Raises: CorpusError if the numbers do not go together; OptionError if no prompt has answers of two lengths.
     Source: Efficiency Steering, Zhao et al. 2025.
     """
+    _lists(prompts, answers)
     if len(prompts) != len(answers) or (right is not None and len(right) != len(prompts)):
         raise CorpusError(f"There must be a list of answers for each prompt. Got {len(answers)} for {len(prompts)}.")
     pairs = []
@@ -49,9 +50,15 @@ def concise_against_verbose(prompts: Sequence[str], concise: Sequence[str], verb
     Raises: CorpusError if they are not as many.
     Source: Activation-Steered Compression, Azizi et al. 2025.
     """
+    _lists(prompts, concise, verbose)
     if not len(prompts) == len(concise) == len(verbose) or not prompts:
         raise CorpusError(
             "There must be a concise and a verbose answer for each prompt, and a prompt at least. Got "
             f"{len(prompts)} prompts, {len(concise)} concise and {len(verbose)} verbose answers."
         )
     return [(prompt + short, prompt + long) for prompt, short, long in zip(prompts, concise, verbose, strict=True)]
+
+
+def _lists(*several: object) -> None:
+    if any(isinstance(one, str) or not isinstance(one, Sequence) for one in several):
+        raise CorpusError("Recipes take lists of texts. Got a text alone, or something else.")

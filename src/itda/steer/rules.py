@@ -26,6 +26,9 @@ from itda.models.loading import Model
 from itda.steer.applying import TextGate
 from itda.steer.concepts import Concept, checked_name, text_features
 
+_LONGEST = 1000
+"""Characters of a condition: deeper ones than fit here would not be read by anybody."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -63,6 +66,8 @@ class Rule:
 
     @property
     def _tree(self) -> ast.expr:
+        if not isinstance(self.condition, str) or len(self.condition) > _LONGEST:
+            raise OptionError(f"A condition is a text of at most {_LONGEST} characters. Got {self.condition!r:.60}.")
         try:
             tree = ast.parse(self.condition, mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -110,6 +115,10 @@ class Rules:
 
     def __init__(self, dictionary: Dictionary, concepts: Sequence[Concept], rules: Sequence[str | Rule]) -> None:
         self.dictionary = checked_dictionary(dictionary)
+        if isinstance(rules, str) or not all(isinstance(one, Sequence) for one in (concepts, rules)):
+            raise OptionError("Rules takes a list of concepts and a list of rules.")
+        if not all(isinstance(concept, Concept) for concept in concepts):
+            raise OptionError("Rules takes concepts as steer.Concept.fit makes them.")
         self.concepts = {concept.name: concept for concept in concepts}
         if len(self.concepts) < len(concepts):
             raise OptionError("Two concepts have the same name. Give each its own.")
@@ -193,6 +202,7 @@ class Rules:
 
         Raises: FormatError; MismatchError for another dictionary.
         """
+        checked_dictionary(dictionary)
         where = Path(path)
         with files.parsing(where):
             facts = json.loads(files.read_bytes(where))
@@ -206,11 +216,17 @@ class Rules:
                 )
                 for one in facts["concepts"]
             ]
-        if facts["dictionary"] != dictionary.fingerprint:
+            rules, owner = facts["rules"], facts["dictionary"]
+            if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
+                raise ValueError("its rules are no list of texts")
+        if owner != dictionary.fingerprint:
             raise MismatchError(
                 f"{where} has rules over the atoms of another dictionary. Give the one they were made with."
             )
-        return cls(dictionary, concepts, facts["rules"])
+        try:
+            return cls(dictionary, concepts, rules)
+        except OptionError as error:
+            raise FormatError(f"{where} is not what itda writes: {error}") from error
 
 
 class RuleGate(TextGate):
@@ -219,24 +235,29 @@ class RuleGate(TextGate):
     def __init__(self, rules: Rules, model: Model, name: str) -> None:
         self._rules, self._name = rules, name
         self.reads = (place_of(rules.dictionary, model, None, True),)
-        kinds = model.tokenizer.added_tokens_decoder
-        self._special = torch.tensor([token for token, kind in kinds.items() if kind.special], dtype=torch.int64)
         self.readings: list[Reading] = []
         """What held of each text of the last batch, and by which rules."""
 
-    def decide(self, states: Mapping[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+    def check(self, model: Model, sites: Sequence[str]) -> None:
+        """Refuse another model than the dictionary's.
+
+        Raises: MismatchError.
+        """
+        place_of(self._rules.dictionary, model, None, True)
+
+    def decide(self, states: Mapping[str, Tensor], mask: Tensor, special: Tensor) -> Tensor:
         """1 for each text of which it holds, 0 for others, float32 (B,)."""
         dictionary = self._rules.dictionary
         captured = dictionary.provenance.capture if dictionary.provenance else {}
         keep, rows = mask.cpu(), states[self.reads[0]].float().cpu()
         if captured.get("special_tokens") == "drop":
-            keep = keep & ~torch.isin(ids.cpu(), self._special)
+            keep = keep & ~special.cpu()
         if captured.get("sinks") == "drop" and captured.get("sink_norm") is not None:
             keep = keep & (torch.linalg.vector_norm(rows, dim=2) <= captured["sink_norm"])
         owners = torch.nonzero(keep)[:, 0]
-        pooled = Pooled(len(ids), len(dictionary))
+        pooled = Pooled(len(keep), len(dictionary))
         pooled.add(owners, dictionary.encode(rows[keep]))
-        features = pooled.means(np.bincount(owners.numpy(), minlength=len(ids)))
+        features = pooled.means(np.bincount(owners.numpy(), minlength=len(keep)))
         self.readings = self._rules.infer(features.tocsr())
         return torch.tensor([float(self._name in reading.holds) for reading in self.readings])
 

@@ -18,6 +18,18 @@ from itda.models.fingerprints import ModelRecord
 _VERSION = 1
 
 
+def names(found: Any) -> tuple[str, ...]:
+    """Names of sites out of a file.
+
+    Raises: ValueError for what is no list of different texts.
+    """
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+        raise ValueError("its sites are no list of names")
+    if len(set(found)) < len(found):
+        raise ValueError("its sites are not different")
+    return tuple(found)
+
+
 class Stored(NamedTuple):
     """What a file holds."""
 
@@ -45,7 +57,7 @@ def write(
     said = {"format": f"itda.{kind}", "version": _VERSION, "model": asdict(model) if model else None, **facts}
     # One key: the format keeps several in no order
     header = {"itda": json.dumps(files.to_plain(said), sort_keys=True, allow_nan=False)}
-    plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors.items()}
     files.write_bytes(where, to_bytes(plain, metadata=header))
     return where
 
@@ -75,4 +87,8 @@ def read(path: str | Path, kind: str) -> Stored:
             raise FormatError(f"{where} has version {facts['version']}, and this itda reads {_VERSION}. Upgrade itda.")
         if any(tensor.dtype != torch.float32 for tensor in tensors.values()):
             raise ValueError("its tensors are not float32")
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+            raise ValueError("its tensors have numbers that are not finite")
+        if not isinstance(facts.get("facts", {}), dict):
+            raise ValueError("its facts are no mapping")
         return Stored(tensors, facts, ModelRecord.from_dict(facts["model"]) if facts["model"] else None)

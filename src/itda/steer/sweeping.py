@@ -14,7 +14,7 @@ from itda.errors import OptionError
 from itda.models.loading import Model
 from itda.options import finite_number
 from itda.shown import Shown
-from itda.steer.effects import Contrast, NeutralText, contrast
+from itda.steer.effects import NeutralText, checked_contrast, contrast
 from itda.steer.positions import Tokens
 from itda.steer.vectors import SteeringVector
 
@@ -122,11 +122,12 @@ def sweep(
     if not finite_at_least_one(most_perplexity):
         raise OptionError(f"most_perplexity is a factor of at least 1. Got {most_perplexity!r}.")
     text = NeutralText(model, neutral)
-    given = [Contrast(*one) for one in contrasts]
+    given = [checked_contrast(one) for one in contrasts]
     by_site = vectors
     if isinstance(vectors, SteeringVector):
         by_site = {name: vectors.at(name) for name in vectors.sites}
-    assert isinstance(by_site, Mapping)
+    if not isinstance(by_site, Mapping) or not by_site:
+        raise OptionError(f"A sweep takes a vector, or one for each site. Got {type(vectors).__name__}.")
 
     def measure() -> torch.Tensor:
         return contrast(model, given) if judge is None else torch.tensor([float(judge(model))])

@@ -193,7 +193,9 @@ class SteeringVector:
             return lambda values: operator.apply(values, direction.to(values.device), amount.to(values.device))
 
         told = Steering(op, self.sites, wanted, float(strength), operator.unit)
-        return steering(model, {name: change_of(name) for name in self.sites}, wanted, when, told)
+        return steering(
+            model, {name: change_of(name) for name in self.sites}, wanted, when, told, check_model=check_model
+        )
 
     def __add__(self, other: "SteeringVector") -> Self:
         """The sum at all sites of either."""

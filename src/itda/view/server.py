@@ -5,7 +5,7 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from itda.errors import FormatError, ItdaError, MissingExtraError, OptionError, OutputError
@@ -17,7 +17,7 @@ try:
     from fastapi import FastAPI, Request
     from fastapi.middleware.gzip import GZipMiddleware
     from fastapi.responses import JSONResponse, RedirectResponse, Response
-    from pydantic import BaseModel, Field
+    from pydantic import BaseModel, Field, model_validator
 except ImportError as _error:
     raise MissingExtraError("The viewer", "view") from _error
 
@@ -61,6 +61,12 @@ class Steered(BaseModel):
     atom: Annotated[int | None, Field(ge=0, le=2**31)] = None
     vector: Annotated[str | None, Field(max_length=200)] = None
     strength: Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.atom is None) == (self.vector is None):
+            raise ValueError("give an atom or a vector")
+        return self
 
 
 class TextToGoOn(TextToExplain):
@@ -198,7 +204,10 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
         """A text that the model goes on with, with and without atoms and vectors."""
         book = shelf.book(name)
         vectors = [(shelf.vector(one.vector), one.strength) for one in asked.amounts if one.vector is not None]
-        atoms = {one.atom: one.strength for one in asked.amounts if one.atom is not None}
+        atoms: dict[int, float] = {}
+        for one in asked.amounts:
+            if one.atom is not None:
+                atoms[one.atom] = atoms.get(one.atom, 0.0) + one.strength
         for atom in atoms:
             book.records.uses_of(atom)  # refuses an atom that is not there, before a model is loaded
         return models.use(book, lambda model: model.steer(asked.text, vectors, atoms, asked.tokens, asked.count))

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+import torch
+
 from itda.html import visible, word
-from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import divergence, predict
 from itda.steer import SteeringVector, generate
 from itda.steer.effects import check_predicts
+from itda.steer.generating import prompt_ids
 
 _WORDS = 8
 
@@ -22,7 +24,13 @@ class Amount(NamedTuple):
 
 
 def steered(
-    model: Model, prompt: str, amounts: Sequence[Amount], *, tokens: str = "all", count: int = 40
+    model: Model,
+    prompt: str,
+    amounts: Sequence[Amount],
+    *,
+    tokens: str = "all",
+    count: int = 40,
+    check_model: bool = True,
 ) -> dict[str, Any]:
     """What the steer page asks for.
 
@@ -32,19 +40,19 @@ def steered(
         amounts: what steers, all together.
         tokens: which tokens, as of `SteeringVector.apply`.
         count: tokens to generate.
+        check_model: refuse vectors of a model with other weights.
     Returns: `before` and `after`, what follows the prompt; `kl`, the mean divergence of the predictions at the prompt's
         tokens, and `kl_next`, at its last, nats; `next_before` and `next_after`, the likeliest next tokens.
     Raises: CorpusError for an empty or too long prompt; MismatchError for a vector of another model; ModelError.
     """
     check_predicts(model)
     before = generate(model, prompt, max_new_tokens=count)[0].text
-    # The prompt as `generate` reads it: what a tokenizer appends would end the text
-    part = tokenizing.windows(model, [prompt], length=model.positions)[0][0]
-    inputs = tokenizing.batch(model, [part], length=None)
+    ids = torch.tensor([prompt_ids(model, prompt)], device=model.device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     plain = predict(model, inputs)
     with ExitStack() as stack:
         for vector, strength in amounts:
-            stack.enter_context(vector.apply(model, strength, tokens=tokens))
+            stack.enter_context(vector.apply(model, strength, tokens=tokens, check_model=check_model))
         after = generate(model, prompt, max_new_tokens=count)[0].text
         moved = predict(model, inputs)
     own = divergence(plain, moved)[0]

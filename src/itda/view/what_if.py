@@ -41,7 +41,7 @@ class WhatIf:
     ) -> None:
         self.dictionary, self.model = dictionary, model
         self.place = model.site(place_of(dictionary, model, site, check_model))
-        self._site = site
+        self._site, self._check_model = site, check_model
 
     def explain(self, text: str) -> dict[str, Any]:
         """A text token by token: its atoms, and what comes next with and without the reconstruction.
@@ -136,7 +136,7 @@ class WhatIf:
             raise OptionError("This dictionary was built from a bare array, so its atoms belong to no model.")
         amounts = [Amount(SteeringVector.load(path), strength) for path, strength in vectors]
         amounts += [Amount(SteeringVector.from_atom(self.dictionary, atom), one) for atom, one in atoms.items()]
-        return steered(self.model, text, amounts, tokens=tokens, count=count)
+        return steered(self.model, text, amounts, tokens=tokens, count=count, check_model=self._check_model)
 
     def _inputs(self, text: str) -> tuple[dict[str, Tensor], int]:
         """The first window of a text, as the dictionary's capture had windows, and how many tokens it has."""

@@ -35,7 +35,7 @@ window.addEventListener("DOMContentLoaded", () => {
         return button;
       }),
     );
-    choose(found.tokens.findLastIndex((token) => token.pieces.length) ?? 0);
+    choose(Math.max(0, found.tokens.findLastIndex((token) => token.pieces.length)));
   }
 
   byId("tokens").addEventListener("keydown", (event) => {

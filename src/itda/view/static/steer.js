@@ -25,6 +25,7 @@ window.addEventListener("DOMContentLoaded", () => {
   async function add(number) {
     if (amounts.querySelector(`[data-atom="${number}"]`)) return;
     const found = await window.itdaAsk(`${form.dataset.atom}${number}`, "GET");
+    if (amounts.querySelector(`[data-atom="${number}"]`)) return; // asked for twice before the first answer came
     const row = element("div", undefined, "amount");
     row.dataset.atom = number;
     const what = element("span", undefined, "what");
