@@ -289,6 +289,14 @@ def test_a_gate_that_runs_the_model_sees_it_unsteered(gpt):
     assert not torch.equal(steered, plain)
 
 
+def test_a_strength_that_makes_predictions_infinite_is_said(gpt):
+    strong = steer.SteeringVector.from_direction(gpt, SITE, torch.ones(16), norm=1000.0)
+    with pytest.raises(OptionError, match=r"predicts no numbers any more: add at resid_post\.1.*strength 1e\+38"):
+        steer.generate(gpt, "the good", strong, strength=1e38, max_new_tokens=3)
+    assert not gpt.module._forward_hooks
+    assert steer.generate(gpt, "the good", strong, strength=1e-3, max_new_tokens=3)[0].text
+
+
 def test_what_is_no_gate_is_refused(gpt):
     with pytest.raises(OptionError, match="when= is a gate"), vector_of(gpt).apply(gpt, 0.5, when=3):
         pass

@@ -109,6 +109,8 @@ def test_light_and_dark_are_different_grounds(prepared):
     assert light.axes[0].lines[0].get_color() != dark.axes[0].lines[0].get_color()
     with pytest.raises(OptionError, match="theme"):
         figures.use(prepared.records, theme="pink")
+    with pytest.raises(OptionError, match="attn_heads"):
+        figures.heads(prepared.records, 0)
     with pytest.raises(OptionError, match="without a text"):
         figures.density(prepare(bare_dictionary(), progress=False))
 

@@ -11,7 +11,7 @@ import torch
 
 import itda
 from itda.errors import CorpusError, FormatError, MismatchError, OptionError
-from itda.view import pages
+from itda.view import figures, pages
 from itda.view.atom_map import METHOD, PLAIN, atom_map
 from itda.view.preparing import prepare
 from itda.view.records import Records, Texts, folder_of
@@ -156,8 +156,11 @@ def test_attention_heads_have_their_shares(embedded):
     dictionary = itda.build(
         embedded, itda.Corpus.embedded(), site="attn_heads.3", atoms=32, tokens=2_000, progress=False
     )
-    facts = pages.atom(prepare(dictionary, embedded, tokens=500, progress=False), 0)
+    records = prepare(dictionary, embedded, tokens=500, progress=False)
+    facts = pages.atom(records, 0)
     assert sum(facts["heads"]) == pytest.approx(1, abs=1e-3)
+    bars = figures.heads(records, 0).axes[0].patches
+    assert [round(float(bar.get_height()), 4) for bar in bars] == facts["heads"]
     assert facts["raises"], "heads write to the stream through the output projection"
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itda.errors import OptionError
 from itda.models import tokenizing
-from itda.models.hooks import aside, editing
+from itda.models.hooks import aside, depth, editing
 from itda.models.loading import Model
 from itda.models.sites import Site
 from itda.steer.positions import Stream, Tokens, following
@@ -80,8 +80,8 @@ def steering(
     It works with every call of the module, `generate` among them, and inside of others of its kind, in the order in
     which they were opened.
 
-    Raises: MismatchError for a gate of another model; OptionError for what is no gate, and on a call that a gate of
-        whole texts cannot decide about.
+    Raises: MismatchError for a gate of another model; OptionError for what is no gate, on a call that a gate of whole
+        texts cannot decide about, and where predictions become infinite or NaN.
     """
     if gate is not None and not isinstance(gate, TextGate) and not callable(gate):
         raise OptionError(f"when= is a gate, as steer.AtomGate or rules.gate(...). Got {type(gate).__name__}.")
@@ -120,7 +120,15 @@ def steering(
 
         return amounts
 
+    own = depth()
+
+    def watch(_: Any, __: Any, output: Any) -> None:
+        logits = getattr(output, "logits", None)
+        if depth() == own and logits is not None and not bool(logits[:, -1].isfinite().all()):
+            raise OptionError(f"Steered so, the model predicts no numbers any more: {told}. Use less strength.")
+
     with ExitStack() as stack:
+        stack.callback(model.module.register_forward_hook(watch).remove)
         stream = stack.enter_context(following(model.module, decide if isinstance(gate, TextGate) else None))
         for name, change in changes.items():
             amounts = amounts_of(name, stream)

@@ -188,6 +188,23 @@ def coefficients(records: Records, atom: int, *, theme: Theme = "light") -> Any:
 
 
 @_themed
+def heads(records: Records, atom: int, *, theme: Theme = "light") -> Any:
+    """How much of an atom is in each attention head: a Figure.
+
+    Raises: OptionError for a dictionary that is not at `attn_heads`, or an atom that is not there.
+    """
+    records.uses_of(atom)  # refuses an atom that is not there
+    if not records.heads.shape[1]:
+        raise OptionError("Only atoms of attn_heads have shares by head.")
+    figure, axes = _pyplot().subplots(figsize=(3.6, 2.4), layout="constrained")
+    axes.bar(range(records.heads.shape[1]), records.heads[atom], color=_colour(PLUS, theme))
+    axes.set_xticks(range(records.heads.shape[1]))
+    axes.set_xlabel("head")
+    axes.set_ylabel("share of its length squared")
+    return figure
+
+
+@_themed
 def atom_map(records: Records, *, theme: Theme = "light") -> Any:
     """The atoms in two dimensions, those that are used more the larger: a Figure.
 
