@@ -21,7 +21,7 @@ def gpt():
 
 @pytest.fixture(scope="module")
 def trained(gpt):
-    return affine.fit(gpt, SOURCE, TARGET, SITES, read="mean", steps=150, progress=False)
+    return affine.fit(gpt, SOURCE, TARGET, SITES, read="mean", steps=100, progress=False)
 
 
 def distance(gpt, mapped=None, strength=1.0):
@@ -94,7 +94,7 @@ def test_the_map_is_its_formula(gpt, trained):
 
 
 def test_sparse_maps_leave_more_alone(gpt, trained):
-    sparse = affine.fit(gpt, SOURCE, TARGET, SITES, read="mean", steps=150, sparsity=0.2, progress=False)
+    sparse = affine.fit(gpt, SOURCE, TARGET, SITES, read="mean", steps=100, sparsity=0.2, progress=False)
     nothing = affine.fit(gpt, SOURCE, TARGET, SITES, read="mean", steps=30, sparsity=100.0, progress=False)
 
     def untouched(mapped):

@@ -30,7 +30,7 @@ def vector(gpt):
 
 @pytest.fixture(scope="module")
 def trained(gpt, vector):
-    return controller.fit(gpt, vector, CONTRASTS, OTHERS, steps=200, hidden=8, progress=False)
+    return controller.fit(gpt, vector, CONTRASTS, OTHERS, steps=120, hidden=8, progress=False)
 
 
 def test_strengths_tell_prompts_apart_and_weights_find_the_layer(gpt, trained):

@@ -306,7 +306,7 @@ def test_requests_of_any_shape_are_answered(shelf, opener):
     assert asked == 8
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(name=st.text(max_size=40), atom=st.one_of(st.text(max_size=12), st.integers()), form=st.integers(0, 6))
 def test_addresses_of_any_shape_are_answered(client, name, atom, form):
     known = quote(name, safe="") if form % 2 else "l3"
