@@ -356,6 +356,7 @@ def test_a_browser_that_closes_does_not_stop_the_server(watched, address):
     page.goto(f"{address}/d/l3/explain.html")
     page.click("#explain button")
     page.wait_for_selector("#answer:not([hidden])")
+    assert page.locator("#tokens button").count() > 0
 
 
 def test_the_keyboard_reaches_the_content(watched, address):
