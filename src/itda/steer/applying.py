@@ -95,13 +95,12 @@ def steering(
             raise OptionError("A gate of whole texts reads prompts as tokens: call the model with input_ids.")
         inputs = {name: given[name] for name in _READ if given.get(name) is not None}
         mask = stream.prompt
-        special = torch.isin(inputs["input_ids"], specials.to(mask.device)) & mask
+        specials = torch.from_numpy(tokenizing.special_ids(model)).to(mask.device)
+        special = torch.isin(inputs["input_ids"], specials) & mask
         with aside():
             states = model.read(inputs, [model.site(name) for name in gate.reads])
             found = gate.decide(states, mask, special)
         decided.update({name: _checked(found, name, len(mask)) for name in changes})
-
-    specials = torch.from_numpy(tokenizing.special_ids(model))
 
     def amounts_of(name: str, stream: Stream) -> Gate | None:
         if not isinstance(gate, TextGate):
@@ -112,9 +111,7 @@ def steering(
                 raise OptionError("This gate reads the prompt. Begin to steer before the model reads it.")
             owners = stream.owners(tokens)
             if len(stream.mask) != len(decided[name]):
-                raise OptionError(
-                    "This gate read prompts of another number. Give a batch the prompts that it began with."
-                )
+                raise OptionError("This gate read another number of prompts. Give a batch the prompts it began with.")
             own = decided[name][owners]
             return own.to(rows)
 
