@@ -1,6 +1,6 @@
 """What is trained for steering, on texts that had no part in it: maps, controllers, rules over atoms, carried vectors.
 
-python benchmarks/bench_steering_trained.py [maps] [controller] [rules] [transfer]
+python benchmarks/bench_steering_trained.py [maps] [controller] [rules] [acting] [transfer]
 
 maps: how far the mean 1-D Wasserstein distance between two kinds of texts falls at the trained layers, from 32 texts of
 each; `floor` is that of other texts of the target's own kind, below which no map can bring it. controller: how well
@@ -20,6 +20,7 @@ from steering_sets import SETS, emotions, neutral, paragraphs, questions, sentim
 import itda
 from itda import compare, steer
 from itda.models.loading import Model
+from itda.models.losses import predict
 from itda.steer.concepts import text_features
 from itda.steer.reading import read_texts
 from itda.steer.sweeping import ends_of
@@ -136,6 +137,38 @@ def rules() -> list[dict[str, Any]]:
     return rows
 
 
+def acting() -> list[dict[str, Any]]:
+    """A rule as a gate in a language model: which held-out sentences are steered, and how far predictions move."""
+    from sklearn.metrics import balanced_accuracy_score
+
+    (train, kinds), (test, held) = sentences("train", 2000), sentences("test", 300)
+    model = itda.load_model(model_folder("gpt2-wide"))
+    dictionary = itda.build(
+        model, itda.Corpus.from_texts(train), site="resid_post.6", atoms=768, steps=8, tokens=30_000, method="greedy",
+        progress=False,
+    )  # fmt: skip
+    praise = steer.Concept.fit("praise", dictionary, model, train, kinds, atoms=32, progress=False)
+    made = steer.Rules(dictionary, [praise], ["good if praise"])
+    read = np.array(["good" in reading.holds for reading in made.read(model, test, progress=False)])
+    gate = made.gate(model, "good")
+    drawn = torch.randn(model.width, generator=torch.Generator().manual_seed(0))
+    vector = steer.SteeringVector.from_direction(model, "resid_post.3", drawn / drawn.norm())
+    moved = []
+    for text in test:
+        inputs = model.tokenizer(text, return_tensors="pt")
+        plain = predict(model, inputs)
+        with vector.apply(model, 0.5, when=gate):
+            moved.append(float((predict(model, inputs) - plain).abs().max()))
+    steered = np.array(moved) > 1e-4
+    return [{
+        "model": "gpt2-wide", "rule": "good if praise", "atoms": len(praise.atoms), "sentences": len(test),
+        "steered": int(steered.sum()), "steered as read": float((steered == read).mean()),
+        "balanced accuracy": float(balanced_accuracy_score(held, steered)),
+        "least moved of the steered": float(np.array(moved)[steered].min()),
+        "most moved of the others": float(np.array(moved)[~steered].max()),
+    }]  # fmt: skip
+
+
 def sentences(split: str, count: int) -> tuple[list[str], np.ndarray]:
     """Some sentences of SST-2, evenly, and which of them praise."""
     lines = (DATA / "labelled" / "sst2" / f"stsa.binary.{split}").read_text().splitlines()
@@ -189,7 +222,7 @@ def direct(model: Model, direction: torch.Tensor, norm: float) -> steer.Steering
     return steer.SteeringVector.from_direction(model, model.middle_site, direction, norm=norm)
 
 
-PARTS = {"maps": maps, "controller": controller, "rules": rules, "transfer": transfer}
+PARTS = {"maps": maps, "controller": controller, "rules": rules, "acting": acting, "transfer": transfer}
 
 
 if __name__ == "__main__":
