@@ -5,8 +5,8 @@ python benchmarks/bench_steering_trained.py [maps] [controller] [rules] [acting]
 maps: how far the mean 1-D Wasserstein distance between two kinds of texts falls at the trained layers, from 32 texts of
 each; `floor` is that of other texts of the target's own kind, below which no map can bring it. controller: how well
 its strength tells held-out prompts of one set from another set's (AUC). rules: balanced accuracy on held-out
-sentences, beside a logistic probe on the same atoms. transfer: what a vector does in another seed at the same
-divergence on neutral text, as a share of one that was fitted there.
+sentences, beside a logistic probe on the same atoms. acting: what such a rule steers as a gate. transfer: what
+a vector does in another seed at the same divergence on neutral text, as a share of one that was fitted there.
 """
 
 import argparse

@@ -7,7 +7,8 @@ from typing import Any
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 Row = dict[str, Any]
 PLACES = {
-    "effects": "steering", "maps": "steering_maps", "controller": "steering_controller", "rules": "steering_rules", "acting": "steering_acting",
+    "effects": "steering", "maps": "steering_maps", "controller": "steering_controller", "rules": "steering_rules",
+    "acting": "steering_acting",
     "transfer": "steering_transfer", "peers": "steering_peers", "cost": "steering_cost",
 }  # fmt: skip
 """Place in the page -> file of results."""
