@@ -21,6 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "itda needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	# Their own requirements are of another time, and hold more than the tests run; tabulate is one that they do
+	$(BIN)/python -m pip install --quiet --no-deps dictionary-learning==0.1.0 sae-bench==0.6.0 tabulate==0.10.0
 	@touch $(READY)
 
 setup: $(READY)

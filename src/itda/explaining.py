@@ -41,6 +41,11 @@ class Piece(NamedTuple):
     heads: str = ""
     """At `attn_heads`, the heads with most of it."""
 
+    @property
+    def by_example(self) -> bool:
+        """Whether the source is shown as an example of what uses the atom."""
+        return not self.named and self.source.document is not None
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         mixed = [{"weight": part.weight, "source": part.source.to_dict()} for part in self.mixture]
@@ -232,10 +237,10 @@ def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model
     if provenance is None:
         if site is None:
             raise OptionError("This dictionary was built from a bare array. Say where it belongs: site='resid_post.3'.")
-        return site
+        return model.site(site).name
     if check_model:
         provenance.model.check_same(model.record, "This dictionary")
-    if site is not None and site != provenance.site:
+    if site is not None and model.site(site).name != provenance.site:
         raise OptionError(f"This dictionary was built at {provenance.site!r}. Got site={site!r}; leave site out.")
     return provenance.site
 
@@ -245,7 +250,7 @@ def _fragment(piece: Piece) -> Markup:
     amount = element("span", f"{piece.coefficient:+.2f}", style=f"color:{PLUS if piece.coefficient >= 0 else MINUS}")
     quotes = []
     for weight, source in piece.mixture or ((1.0, piece.source),):
-        share = f"{weight:.0%} " if piece.mixture else "" if piece.named else "e.g. "
+        share = f"{weight:.0%} " if piece.mixture else "e.g. " if piece.by_example else ""
         if source.document is None:
             quotes.append(join([share, source.text]))
             continue
@@ -263,7 +268,7 @@ def _line(piece: Piece) -> Text:
         line.append(f"{' | ' if number else ''}{weight:.0%} ", "dim").append(source.shortened(_CONTEXT // 2, 0))
     if piece.mixture:
         return line
-    if not piece.named:
+    if piece.by_example:
         line.append("e.g. ", "dim")
     if piece.source.document is None:
         return line.append(piece.source.text)

@@ -52,6 +52,7 @@ def test_sites(run):
         "side": "output",
         "width": 16,
         "heads": None,
+        "transformer_lens": "blocks.0.hook_resid_post",
     } in document["sites"]
 
 

@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from itda.errors import SiteError
+import itda
+from itda import steer
+from itda.data.store import Store
+from itda.errors import OptionError, SiteError
+from itda.models import hook_names
 from itda.models.hooks import editing, read
-from itda.models.sites import list_sites, resolve
+from itda.models.sites import list_sites, norms_follow, resolve
 from support import tiny
 
 IDS = {"input_ids": torch.randint(5, 200, (2, 10), generator=torch.Generator().manual_seed(0))}
@@ -206,3 +210,41 @@ def test_a_model_without_layers_has_only_paths():
     with pytest.raises(SiteError, match="Name a module by its path"):
         list_sites(Odd())
     assert resolve(Odd(), "inner").width == 6
+
+
+@pytest.mark.parametrize("kind", ["resid_pre", "resid_post", "attn_out", "attn_heads", "mlp_out", "mlp_neurons"])
+def test_names_of_transformer_lens_are_the_same_places(kind):
+    module = tiny.module("Llama")
+    hook = hook_names.to_hook(f"{kind}.1")
+    assert hook_names.to_site(hook) == f"{kind}.1"
+    assert resolve(module, hook) == resolve(module, f"{kind}.1")
+
+
+def test_what_transformer_lens_takes_elsewhere_is_refused():
+    module = tiny.module("Gemma 2")
+    assert norms_follow(module)
+    assert not norms_follow(tiny.module("Llama"))  # its norms come before
+    for kind in ("attn_out", "mlp_out"):
+        assert hook_names.to_hook(f"{kind}.1", norms_follow=True) is None
+        with pytest.raises(SiteError, match="after the norm that follows"):
+            resolve(module, hook_names.to_hook(f"{kind}.1"))
+    assert resolve(module, "blocks.1.hook_resid_post").name == "resid_post.1"
+    assert hook_names.to_hook("router.1") is None
+    assert hook_names.to_hook("lm_head") is None
+    for name in ("blocks.1.hook_resid_mid", "blocks.x.hook_resid_post", "blocks.9.hook_resid_post"):
+        with pytest.raises(SiteError):
+            resolve(module, name)
+
+
+def test_places_may_be_called_so_everywhere(model, tmp_path):
+    hook, texts = "blocks.1.hook_resid_post", itda.Corpus.from_texts(tiny.KINGS)
+    dictionary = itda.build(model, texts, site=hook, atoms=24, progress=False)
+    assert dictionary.site == "resid_post.1"
+    assert itda.explain(dictionary, model, "the king", site=hook).site == "resid_post.1"
+    assert set(itda.build_many(model, texts, sites=[hook], atoms=24, progress=False)) == {"resid_post.1"}
+    assert itda.capture(model, texts, hook, store=tmp_path, progress=False).site == "resid_post.1"
+    assert Store(tmp_path).open(hook).site == "resid_post.1"
+    vector = steer.SteeringVector.fit(model, [("good", "bad"), ("old", "new")], sites=[hook], progress=False)
+    assert vector.at(hook).sites == ("resid_post.1",)
+    with pytest.raises(OptionError, match="each once"):
+        itda.capture(model, texts, [hook, "resid_post.1"], progress=False)

@@ -69,7 +69,7 @@ def build(
     """
     if not isinstance(site, str | None):
         raise OptionError(f"build takes one site. Got {site!r}; for several use build_many(..., sites=[...]).")
-    site = site or checked_model(model).middle_site
+    site = checked_model(model).site(site or model.middle_site).name
     return build_many(
         model, corpus, sites=[site], tokens=tokens, seed=seed, checkpoint=checkpoint, every=every, progress=progress,
         **options,

@@ -69,21 +69,22 @@ def capture(
     """
     sites = [site or checked_model(model).middle_site] if site is None or isinstance(site, str) else list(site)
     run = Capture(model, corpus, sites, checked(CaptureOptions, options))
+    names = [place.name for place in run.sites]
     one = site is None or isinstance(site, str)
     if store is not None:
         place = store if isinstance(store, Store) else Store(store, create=True)
         kept = dtype or str(model.dtype).removeprefix("torch.")
         with progress_bars.bar("capture", run.total, show=progress) as advance:
             stored = capture_into(place, run, dtype=kept, every=every, advance=advance)
-        return stored[sites[0]] if one else stored
+        return stored[names[0]] if one else stored
     if dtype is not None:
         raise OptionError("dtype= is what a store keeps rows as; give store= with it, or leave it out.")
-    blocks: dict[str, list[Block]] = {name: [] for name in sites}
+    blocks: dict[str, list[Block]] = {name: [] for name in names}
     with progress_bars.bar("capture", run.total, show=progress) as advance:
         for block in run:
             for name, part in block.items():
                 blocks[name].append(part)
-                advance(len(part.rows) / len(sites))
+                advance(len(part.rows) / len(names))
     found = {
         name: Activations(
             torch.cat([part.rows for part in parts]),
@@ -93,7 +94,7 @@ def capture(
         )
         for name, parts in blocks.items()
     }
-    return found[sites[0]] if one else found
+    return found[names[0]] if one else found
 
 
 def capture_like(

@@ -67,12 +67,12 @@ class Capture:
         checked_model(model)
         if not isinstance(corpus, Corpus):
             raise CorpusError(f"A capture needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
-        if not sites or len(set(sites)) < len(sites):
+        self.sites: list[Site] = [model.site(name) for name in sites]
+        if not sites or len({site.name for site in self.sites}) < len(sites):
             raise OptionError(f"A capture needs sites, each once. Got {list(sites)} instead.")
         if model.on_disk and not options.canonical:
             raise OptionError("A model on disk is run layer by layer, in passes of one shape. Leave canonical on.")
         self.model, self.corpus, self.options = model, corpus, options
-        self.sites: list[Site] = [model.site(name) for name in sites]
         self.length = options.window or model.window
         self.scratch: Path | None = None
         """Where a model on disk keeps hidden states between its layers, for another capture to go on from."""

@@ -16,6 +16,7 @@ from itda.cli import (
     demo,
     encode,
     evaluate,
+    exchange,
     explain,
     extend,
     info,
@@ -73,6 +74,8 @@ _add(
     explain.explain, encode.encode, plan.plan, measure.probe, measure.read, measure.judge, measure.ablate,
     measure.stability, view.view, view.report,
 )  # fmt: skip
+app.command("import")(_with_exit_codes(exchange.import_))
+app.command("export")(_with_exit_codes(exchange.export))
 stores = typer.Typer(no_args_is_help=True, help="List, check and clear out stores of captured activations.")
 _add(stores, store.ls, store.verify, store.prune)
 app.add_typer(stores, name="store")

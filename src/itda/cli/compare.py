@@ -117,6 +117,13 @@ def dictionaries(
         bool,
         typer.Option("--anyway", help="Go on although they were not built from the same text with the same options."),
     ] = False,
+    by_direction: Annotated[
+        bool,
+        typer.Option(
+            "--by-direction",
+            help="Match atoms by their cosine, not by their texts; for dictionaries of one place, autoencoders too.",
+        ),
+    ] = False,
     out: Out = None,
     json: common.Json = False,
 ) -> None:
@@ -130,6 +137,13 @@ def dictionaries(
 
     _check(out)
     one, other = (Dictionary.from_pretrained(folder) for folder in (first, second))
+    if by_direction:
+        if store or untrained or anyway:
+            raise OptionError("--by-direction looks at atoms alone: leave --store, --untrained and --anyway out.")
+        alignment = compare.align(one, other)
+        _keep(out, "directions", alignment.to_dict())
+        _show(alignment, json)
+        return
     null = None if untrained is None else Dictionary.from_pretrained(untrained)
     candidates = None
     if store:

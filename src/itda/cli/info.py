@@ -6,7 +6,7 @@ _SHOWN = 10
 _KINDS = {
     "activations": "every atom is an activation",
     "mixtures": "every atom is a mixture of a few activations",
-    "learned": "atoms are no activations: the texts are examples, not names",
+    "learned": "atoms are directions that no activation has",
 }
 
 
@@ -41,12 +41,18 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
         )
         counts = ", ".join(f"{count:,} {name}" for name, count in provenance.capture["counts"].items())
         lines.append(f"read        {counts} (windows of {provenance.capture['window']} tokens)")
-    lines.append(f"built       {build.method}, {build.rows:,} rows{common.novelty(build)}; {_KINDS[dictionary.kind]}")
+    made = f", {build.rows:,} rows{common.novelty(build)}" if build.rows else ""
+    examples = ": the texts are examples, not names" if dictionary.by_example else ""
+    lines.append(f"built       {build.method}{made}; {_KINDS[dictionary.kind]}{examples}")
     lines.append(f"coding      {dictionary.coding}")
-    lines.append(f"unexplained {build.unexplained:.1%} on a sample of the rows it was built from")
+    if build.rows:
+        lines.append(f"unexplained {build.unexplained:.1%} on a sample of the rows it was built from")
     lines.append(f"versions    {', '.join(f'{name} {number}' for name, number in build.versions.items())}")
     lines += [f"note        {note}" for note in build.notes]
     table = Table("uses", "atom", "text", show_edge=False, pad_edge=False, title="most used", title_justify="left")
     for atom in most_used:
         table.add_row(f"{int(dictionary.usage_counts[atom]):,}", str(atom), Text(dictionary.describe(atom)))
-    common.print_rich("\n".join(lines), "", table, f"\n{never:,} atoms are never used on that sample")
+    if build.rows:
+        common.print_rich("\n".join(lines), "", table, f"\n{never:,} atoms are never used on that sample")
+    else:  # another tool made it: nothing is known about uses
+        common.print_rich("\n".join(lines))

@@ -1,5 +1,6 @@
 """How far two models, layers or dictionaries agree."""
 
+from itda.compare.alignment import Alignment, align
 from itda.compare.diff_report import AtomChanges, ChangedAtom, Diff
 from itda.compare.diffing import diff
 from itda.compare.layer_matching import LayerMatrix, Matching, accuracy_table, match_layers, paired_difference
@@ -16,6 +17,7 @@ from itda.compare.transplants import Transplant, transplant
 
 __all__ = [
     "PRESET",
+    "Alignment",
     "AtomChanges",
     "ChangedAtom",
     "Checkpoint",
@@ -29,6 +31,7 @@ __all__ = [
     "TranslationReport",
     "Transplant",
     "accuracy_table",
+    "align",
     "describe",
     "diff",
     "follow",

@@ -282,6 +282,11 @@ class Dictionary:
                 ranked.append((min(ranks), -int(self.usage_counts[atom]), atom))
         return [self._found(atom, float(-uses)) for _, uses, atom in sorted(ranked)[:limit]]
 
+    @property
+    def by_example(self) -> bool:
+        """Whether the texts of the atoms are examples of what uses them, not names."""
+        return self.kind == "learned" and self.sources.named
+
     def _found(self, atom: int, score: float) -> FoundAtom:
         return FoundAtom(atom, score, self.sources[atom], self.describe(atom))
 
@@ -289,7 +294,7 @@ class Dictionary:
         """An atom on one line: the text it comes from, of a mixture the share of each text, of a learned atom an
         example after `e.g.`.
         """
-        text = f"e.g. {self.sources[atom].text}" if self.kind == "learned" else self.sources[atom].text
+        text = f"e.g. {self.sources[atom].text}" if self.by_example else self.sources[atom].text
         if self.mixtures is not None:
             text = self.mixtures.describe(atom)
         return name_heads(self.atoms[atom], self.provenance) + text

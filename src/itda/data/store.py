@@ -24,6 +24,7 @@ from itda.data.joined import JoinedActivations
 from itda.data.provenance import Provenance, are_whole
 from itda.data.shards import DTYPES, Shard
 from itda.errors import FormatError, MismatchError, OptionError
+from itda.models.hook_names import to_site
 from itda.options import one_of
 
 _KIND = "store"
@@ -83,6 +84,7 @@ class Store:
             entry: its name, or the beginning of it.
         Raises: OptionError that lists the entries if none or several fit; FormatError if it is damaged.
         """
+        site = to_site(site) if site else site
         found = [
             item
             for item in self.entries()

@@ -8,7 +8,7 @@
 No list of model classes: the layers are the module list that is as long as the configuration says,
 attention is the child that is called so, and the projection back to the residual stream is the last
 linear map in it that is as wide as the stream. `attn_out` and `mlp_out` are taken before any norm
-that follows.
+that follows. The names that TransformerLens has for them (`blocks.8.hook_resid_post`) are taken too.
 """
 
 import difflib
@@ -20,9 +20,12 @@ from typing import Any, Literal
 from torch import nn
 
 from itda.errors import SiteError
+from itda.models import hook_names
 
 KINDS = ("resid_pre", "resid_post", "attn_out", "attn_heads", "mlp_out", "mlp_neurons", "router")
 _NAMED = re.compile(rf"({'|'.join(KINDS)})\.(\d+)")
+_NORMS_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
+"""Children of a layer that say that what its attention and MLP give is normed before it is added."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def resolve(module: nn.Module, name: str) -> Site:
 
     Raises: SiteError that names the nearest sites there are.
     """
+    name = _own_name(module, name)
     modules = dict(module.named_modules())
     if name in modules and name:
         return Site(name, name, "output", _output_width(modules[name]))
@@ -85,6 +89,25 @@ def resolve(module: nn.Module, name: str) -> Site:
         raise SiteError(f"There is no site {name!r}: {match[1]} exists at {what}. List all with: itda sites MODEL")
     hint = f"Did you mean {', '.join(near)}?" if near else "A site is named like resid_post.3."
     raise SiteError(f"There is no site {name!r} in this model. {hint} List all with: itda sites MODEL")
+
+
+def _own_name(module: nn.Module, name: str) -> str:
+    """A name, or what we call the place that TransformerLens has under it."""
+    own = hook_names.to_site(name) if isinstance(name, str) else name
+    if own != name and norms_follow(module) and hook_names.to_hook(own, norms_follow=True) is None:
+        raise SiteError(
+            f"{name!r} is taken after the norm that follows in this model; {own!r} is taken before it. Use {own!r}, "
+            "or the norm's module path."
+        )
+    return own
+
+
+def norms_follow(module: nn.Module) -> bool:
+    """Whether what attention and MLP give goes through a norm before it is added to the residual stream.
+
+    Raises: SiteError if the model has no list of layers.
+    """
+    return any(hasattr(find_layers(module)[1][0], name) for name in _NORMS_AFTER)
 
 
 def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:

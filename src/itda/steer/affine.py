@@ -138,7 +138,9 @@ def fit(
     if not isinstance(sparsity, int | float) or isinstance(sparsity, bool) or not 0 <= sparsity < float("inf"):
         raise OptionError(f"sparsity must be a finite number of 0 or more. Got {sparsity!r}.")
     where = (
-        [site.name for site in model.sites() if site.name.startswith("resid_post")] if sites is None else list(sites)
+        [site.name for site in model.sites() if site.name.startswith("resid_post")]
+        if sites is None
+        else [model.site(name).name for name in sites]
     )
     if not where or len(set(where)) < len(where):
         raise OptionError(f"sites must be different places, at least one. Got {where}.")

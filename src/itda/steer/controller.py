@@ -170,7 +170,7 @@ def fit(
     if not given or not others:
         raise CorpusError("A controller needs contrasts to steer for, and other prompts to leave alone.")
     checked_texts(others)
-    where = list(vector.sites if reads is None else reads)
+    where = [model.site(name).name for name in (vector.sites if reads is None else reads)]
     if not where:
         raise OptionError("A controller has to read at a site at least.")
     features = _features(model, [*(one.prompt for one in given), *others], where, progress)

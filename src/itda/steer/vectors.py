@@ -12,6 +12,7 @@ from torch import Tensor
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import MismatchError, OptionError, ShapeError
 from itda.models.fingerprints import ModelRecord
+from itda.models.hook_names import to_site
 from itda.models.loading import Model, checked_model
 from itda.options import finite_number, one_of
 from itda.shapes import finite
@@ -246,6 +247,7 @@ class SteeringVector:
 
         Raises: OptionError for a site it was not fitted at.
         """
+        sites = tuple(to_site(name) for name in sites)
         unknown = [name for name in sites if name not in self.directions]
         if unknown or not sites:
             raise OptionError(

@@ -151,6 +151,7 @@ def atom(records: Records, number: int) -> dict[str, Any]:
         "atom": number,
         "token": word(records.token_of(number), _LONGEST_TOKEN),
         "kind": records.facts["kind"],
+        "by_example": records.facts["by_example"],
         "parts": [_part(records, part) for part in records.parts_of(number)],
         "uses": count,
         "share": count / tokens if tokens else None,

@@ -89,7 +89,7 @@ def prepare(
         read = _read(dictionary, model, where, text, tokens, seed, progress)
     facts: dict[str, Any] = {
         **dictionary.facts(), "name": name, "fingerprint": dictionary.fingerprint, "text": read.corpus,
-        "predicts": bool(model is not None and model.predicts), "report": None,
+        "by_example": dictionary.by_example, "predicts": bool(model is not None and model.predicts), "report": None,
         "site": where or (dictionary.site if dictionary.provenance else None),
         "asked": {"corpus": text.fingerprint if text else None, "tokens": tokens, "effects": effects},
     }  # fmt: skip

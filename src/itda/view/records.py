@@ -193,7 +193,7 @@ class Records:
             shown.append(f"{weight}{printable(lead)}[{printable(token)}]{printable(tail)}")
         more = len(self.parts_of(atom)) - len(parts)
         text = " | ".join(shown) + (f" and {more} more" if more else "")
-        return f"e.g. {text}" if self.facts["kind"] == "learned" else text
+        return f"e.g. {text}" if self.facts["by_example"] else text
 
     def document(self, window: int) -> str:
         """The id of a window's document."""

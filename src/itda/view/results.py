@@ -98,6 +98,19 @@ def _dictionaries(file: str, content: Mapping[str, Any]) -> Result:
     return Result("Overlap of two dictionaries", file, [line], [Table("Overlap", ["", "value"], rows)], [], [])
 
 
+def _directions(file: str, content: Mapping[str, Any]) -> Result:
+    parts = zip(("first", "second"), content["sizes"], content["mean_cosine"], content["expected"], content["alike"],
+                strict=True)  # fmt: skip
+    rows = [
+        [name, f"{size:,}", _number(cosine, 3), _number(chance, 3), f"{share:.1%}"]
+        for name, size, cosine, chance, share in parts
+    ]
+    columns = ["", "atoms", "mean cosine with the nearest", "by chance", "alike"]
+    line = f"{content['mutual']:,} pairs of atoms are each other's nearest."
+    title = "Two dictionaries as directions"
+    return Result(title, file, [line], [Table("Nearest atoms", columns, rows)], [], [])
+
+
 def _checkpoints(file: str, content: Mapping[str, Any]) -> Result:
     rows = [
         [name, born, _number(point["overlap"]), _number(point["fvu"])]
@@ -154,7 +167,7 @@ def _translate(file: str, content: Mapping[str, Any]) -> Result:
 
 _SHOWN: dict[str, Callable[[str, Mapping[str, Any]], Result]] = {
     "layers": _layers, "models": _models, "dictionaries": _dictionaries, "checkpoints": _checkpoints, "diff": _diff,
-    "translate": _translate,
+    "translate": _translate, "directions": _directions,
 }  # fmt: skip
 
 

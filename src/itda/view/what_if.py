@@ -177,7 +177,7 @@ class WhatIf:
 def _piece(piece: Piece) -> dict[str, Any]:
     """An atom as stretches of text, each with what it is."""
     parts: list[tuple[str, str]] = [("text", piece.heads)] if piece.heads else []
-    if not piece.named:
+    if piece.by_example:
         parts.append(("text", "e.g. "))
     sources = [(f"{part.weight:.0%} ", part.source) for part in piece.mixture] or [("", piece.source)]
     for place, (weight, source) in enumerate(sources):

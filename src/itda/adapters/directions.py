@@ -1,0 +1,68 @@
+"""Decoders of sparse autoencoders as dictionaries: unit directions that no text names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from itda.data.dictionary import BuildRecord, Dictionary, library_versions
+from itda.data.sources import Sources
+from itda.errors import FormatError
+from itda.pursuit import default_coding, default_steps
+
+
+def dictionary_of(
+    decoder: Tensor,
+    bias: Tensor | None,
+    *,
+    where: Path,
+    method: str,
+    steps: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Dictionary:
+    """A dictionary whose atoms are the rows of a decoder, so that a pursuit takes the place of the encoder.
+
+    Atoms are numbered as the latents are; `sources[i].row` is the latent where dead ones, whose rows are zero, had to
+    be left out.
+
+    Args:
+        decoder: (A, D), in units of the model's own activations.
+        bias: (D,) that the autoencoder adds to what it decodes; None for none.
+        where: the file it comes from, for messages.
+        method: what made it, as in `sae_lens topk`.
+        steps: latents that are active in a row, where the autoencoder fixes that.
+        facts: what is known about it, kept in `build.options`.
+    Raises: FormatError for a decoder that is no matrix, or holds values that are not finite.
+    """
+    if decoder.ndim != 2 or not decoder.numel() or not decoder.is_floating_point():
+        raise FormatError(f"{where} holds a decoder of shape {tuple(decoder.shape)}, not a matrix of directions.")
+    matrix = decoder.float()
+    mean = torch.zeros(matrix.shape[1]) if bias is None else bias.float().reshape(-1)
+    if len(mean) != matrix.shape[1]:
+        raise FormatError(f"{where} holds a bias of {len(mean)} values for a decoder of width {matrix.shape[1]}.")
+    if not bool(torch.isfinite(matrix).all() and torch.isfinite(mean).all()):
+        raise FormatError(f"{where} holds values that are not finite.")
+    lengths = torch.linalg.vector_norm(matrix, dim=1)
+    kept = torch.nonzero(lengths > 0).flatten()
+    if not len(kept):
+        raise FormatError(f"{where} holds a decoder whose rows are all zero.")
+    notes = ["A pursuit takes the place of the encoder, whose weights are not kept."]
+    if len(kept) < len(matrix):
+        notes.append(f"{len(matrix) - len(kept):,} of {len(matrix):,} latents have no direction, and are left out.")
+    known = {name: value for name, value in (facts or {}).items() if value is not None}
+    return Dictionary(
+        atoms=torch.nn.functional.normalize(matrix[kept], dim=1),
+        norms=torch.ones(len(kept)),
+        mean=mean,
+        sources=Sources.of_rows(len(matrix)).select(kept),
+        coding=default_coding(min(steps or default_steps(matrix.shape[1]), len(kept))),
+        build=BuildRecord(
+            method=method, options=known, rows=0, threshold=None, unexplained=0.0, notes=tuple(notes),
+            versions=library_versions(),
+        ),
+        usage_counts=torch.zeros(len(kept), dtype=torch.int64),
+        usage_energy=torch.zeros(len(kept)),
+        kind="learned",
+    )  # fmt: skip
