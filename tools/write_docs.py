@@ -76,6 +76,14 @@ def steering(text: str) -> str:
     return _with(text, steering_page.tables())
 
 
+def metrics(text: str) -> str:
+    """The page on metrics with what other evaluations say of the same dictionary."""
+    rows = json.loads((RESULTS / "evaluations.json").read_text())["rows"]
+    shown = [{name: row[name] for name in ("metric", "ours", "SAELens", "SAEBench")} for row in rows
+             if row["dictionary"] == "paper, signed"]  # fmt: skip
+    return _with(text, {"evaluations": shown})
+
+
 def _with(text: str, tables: dict[str, Rows]) -> str:
     for name, rows in tables.items():
         text = _between(text, name, "\n" + (markdown(rows) if rows else "Not measured yet.\n"))
@@ -135,6 +143,7 @@ PAGES: dict[str, Callable[[str], str]] = {
     "docs/fidelity.md": fidelity,
     "docs/compare.md": comparing,
     "docs/steering.md": steering,
+    "docs/metrics.md": metrics,
     "README.md": readme,
 }
 

@@ -171,13 +171,14 @@ def _config(dictionary: Dictionary, model: Model | None) -> dict[str, Any]:
     """The configuration that SAELens keeps."""
     site = dictionary.site if dictionary.provenance else None
     capture = dictionary.provenance.capture if dictionary.provenance else {}
+    hook = _hook(site, model) if site else None
     metadata = {
         "sae_lens_version": _LAYOUT,
         "model_name": model.id if model else dictionary.model_id if dictionary.provenance else None,
-        "hook_name": _hook(site, model) if site else None,
+        "hook_name": hook,
         "model_class_name": "AutoModelForCausalLM" if model else None,
         "context_size": capture.get("window"),
-        "prepend_bos": capture.get("bos"),
+        "prepend_bos": prepends_bos(dictionary) if dictionary.provenance else None,
     }
     return {
         "architecture": ARCHITECTURE,
@@ -187,10 +188,17 @@ def _config(dictionary: Dictionary, model: Model | None) -> dict[str, Any]:
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
-        "reshape_activations": "hook_z" if (metadata["hook_name"] or "").endswith("hook_z") else "none",
+        "reshape_activations": "hook_z" if hook and hook.endswith("hook_z") else "none",
         "coding": to_plain(dictionary.coding.to_dict()),
         "metadata": {name: value for name, value in metadata.items() if value is not None},
     }
+
+
+def prepends_bos(dictionary: Dictionary) -> bool:
+    """Whether the windows that a dictionary was built from begin with a special token."""
+    capture: Any = dictionary.provenance.capture if dictionary.provenance else {}
+    asked = capture.get("bos")
+    return bool(capture.get("counts", {}).get("special", 0)) if asked is None else bool(asked)
 
 
 def _hook(site: str, model: Model | None) -> str | None:

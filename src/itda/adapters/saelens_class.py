@@ -8,8 +8,9 @@ from sae_lens.registry import SAE_CLASS_REGISTRY, register_sae_class
 from sae_lens.saes.sae import SAE, SAEConfig
 from torch import Tensor, nn
 
+from itda.adapters.prepared_weights import PreparedWeights
 from itda.adapters.saelens import ARCHITECTURE
-from itda.pursuit import Coding, Prepared, prepare, pursue
+from itda.pursuit import Coding, pursue
 
 
 @dataclass
@@ -37,7 +38,7 @@ class ItdaSAE(SAE[ItdaSAEConfig]):
         place: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, **place))
         self.W_dec = nn.Parameter(torch.zeros(self.cfg.d_sae, self.cfg.d_in, **place))
-        self._prepared: tuple[int, torch.dtype, Prepared] | None = None
+        self._prepared = PreparedWeights()
 
     @property
     def W_enc(self) -> Tensor:  # noqa: N802
@@ -53,7 +54,7 @@ class ItdaSAE(SAE[ItdaSAEConfig]):
         """Codes (..., A), dense, of activations (..., D)."""
         rows = self.process_sae_in(x)
         with torch.no_grad():
-            codes = pursue(rows.reshape(-1, rows.shape[-1]), self._atoms(), self.coding)
+            codes = pursue(rows.reshape(-1, rows.shape[-1]), self._prepared.of(self.W_dec), self.coding)
             dense = codes.to_dense(self.cfg.d_sae).to(rows.dtype)
         found: Tensor = self.hook_sae_acts_post(dense.reshape(*rows.shape[:-1], self.cfg.d_sae))
         return found
@@ -74,15 +75,6 @@ class ItdaSAE(SAE[ItdaSAEConfig]):
     def fold_activation_whitening(self, mean: Tensor, whitening_matrix: Tensor, unwhitening_matrix: Tensor) -> None:
         """Refused for the same reason."""
         self.fold_activation_norm_scaling_factor(1.0)
-
-    def _atoms(self) -> Prepared:
-        """The atoms, with their inner products, computed once for as long as the weights are where they are."""
-        weights = self.W_dec.detach()
-        key = (weights.data_ptr(), weights.dtype)
-        if self._prepared is None or self._prepared[:2] != key:
-            atoms = torch.nn.functional.normalize(weights.float(), dim=1) if weights.dtype != torch.float32 else weights
-            self._prepared = (*key, prepare(atoms))
-        return self._prepared[2]
 
 
 if ARCHITECTURE not in SAE_CLASS_REGISTRY:
