@@ -11,17 +11,33 @@ from urllib.parse import unquote, urlsplit
 
 
 class Hub:
-    """Repositories by name, each a dict of path -> content; refuses everyone while `status` is set."""
+    """Repositories by name, each a dict of path -> content; refuses everyone while `status` is set.
+
+    Safetensors files go the way of large ones: through the batch API of git LFS.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
+        self.objects: dict[str, bytes] = {}
         self.status: int | None = None
+        self.most: int | None = None
+        """Bytes after which the connection breaks off, in each answer with a file."""
+        self.budget: int | None = None
+        """Bytes of files that are still sent before every connection breaks off."""
+        self.ranges: list[str] = []
+        """From where files were asked for."""
+        self.asked: list[str] = []
+        """Files that were asked for."""
         self.address = ""
 
     def commit_id(self, name: str) -> str:
         """Hash of the repository's content."""
         listing = sorted((path, hashlib.sha1(content).hexdigest()) for path, content in self.repositories[name].items())
         return hashlib.sha1(json.dumps(listing).encode()).hexdigest()
+
+
+def _mode(path: str) -> str:
+    return "lfs" if path.endswith(".safetensors") else "regular"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -55,18 +71,33 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer({"url": f"{hub.address}/{name}", "name": name, "id": name})
         elif parts[-2:-1] == ["preupload"]:
             files = json.loads(body)["files"]
-            modes = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]
+            modes = [{"path": file["path"], "uploadMode": _mode(file["path"]), "shouldIgnore": False} for file in files]
             self._answer({"files": modes})
+        elif parts[-3:] == ["lfs", "objects", "batch"]:
+            objects = [
+                {**one, "actions": {"upload": {"href": f"{hub.address}/lfs/{one['oid']}", "header": {}}}}
+                for one in json.loads(body)["objects"]
+            ]
+            self._answer({"transfer": "basic", "objects": objects})
         elif parts[-2:-1] == ["commit"]:
             name = "/".join(parts[2:4])
             for line in body.splitlines():
                 item = json.loads(line)
                 if item["key"] == "file":
                     hub.repositories[name][item["value"]["path"]] = base64.b64decode(item["value"]["content"])
+                elif item["key"] == "lfsFile":
+                    hub.repositories[name][item["value"]["path"]] = hub.objects[item["value"]["oid"]]
             id_ = hub.commit_id(name)
             self._answer({"commitUrl": f"{hub.address}/{name}/commit/{id_}", "commitOid": id_, "success": True})
         else:
             self._answer({"errors": [], "warnings": []})
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        oid = self._parts()[-1]
+        assert hashlib.sha256(content).hexdigest() == oid
+        self.hub.objects[oid] = content
+        self._answer({})
 
     def do_GET(self) -> None:
         hub, parts = self.hub, self._parts()
@@ -87,14 +118,40 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in hub.repositories[name]]
             self._answer({"id": name, "sha": hub.commit_id(name), "siblings": siblings, "private": False, "tags": []})
         elif len(parts) > 4 and parts[2] == "resolve":
-            name, path = "/".join(parts[:2]), "/".join(parts[4:])
-            content = hub.repositories[name][path]
-            tag = hashlib.sha1(content).hexdigest()
-            self._answer(content, headers={"ETag": f'"{tag}"', "X-Repo-Commit": hub.commit_id(name)})
+            self._send_file("/".join(parts[:2]), "/".join(parts[4:]))
         else:
             self._answer({"error": "not found"}, 404)
 
     do_HEAD = do_GET
+
+    def _send_file(self, name: str, path: str) -> None:
+        hub = self.hub
+        content, asked = hub.repositories[name][path], self.headers.get("Range", "")
+        headers = {
+            "ETag": f'"{hashlib.sha1(content).hexdigest()}"',
+            "X-Repo-Commit": hub.commit_id(name),
+            "Accept-Ranges": "bytes",
+        }
+        first = 0
+        if asked:
+            hub.ranges.append(asked)
+            first = int(asked.removeprefix("bytes=").partition("-")[0])
+            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
+        if self.command == "GET":
+            hub.asked.append(path)
+        limits = [limit for limit in (hub.most, hub.budget) if limit is not None]
+        allowed = min([len(content) - first, *limits])
+        if self.command == "HEAD" or allowed == len(content) - first:
+            self._answer(content[first:], 206 if asked else 200, headers)
+            return
+        if hub.budget is not None:
+            hub.budget -= allowed
+        self.send_response(206 if asked else 200)
+        for key, value in {"Content-Length": str(len(content) - first), **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        self.wfile.write(content[first : first + allowed])
+        self.close_connection = True
 
 
 @contextmanager

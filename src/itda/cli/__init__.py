@@ -19,6 +19,7 @@ from itda.cli import (
     exchange,
     explain,
     extend,
+    hub,
     info,
     measure,
     merge,
@@ -72,7 +73,7 @@ def _add(to: typer.Typer, *verbs: Callable[..., None]) -> None:
 _add(
     app, demo.demo, sites.sites, capture.capture, build.build, extend.extend, merge.merge, info.info, evaluate.evaluate,
     explain.explain, encode.encode, plan.plan, measure.probe, measure.read, measure.judge, measure.ablate,
-    measure.stability, view.view, view.report,
+    measure.stability, view.view, view.report, hub.push, hub.pull,
 )  # fmt: skip
 app.command("import")(_with_exit_codes(exchange.import_))
 app.command("export")(_with_exit_codes(exchange.export))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -394,14 +394,24 @@ class Dictionary:
             raise ValueError("the arrays do not describe the same number of atoms")
         return dictionary
 
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> str:
+    def without_texts(self) -> Self:
+        """The same, knowing of each source the token, its place and the document's hash, but no text around it."""
+        sources = self.sources.without_texts()
+        mixtures = self.mixtures and replace(self.mixtures, sources=self.mixtures.sources.without_texts())
+        return replace(self, sources=sources, mixtures=mixtures)
+
+    def push_to_hub(
+        self, repo_id: str, *, report: Any = None, texts: Literal["window", "none"] = "window",
+        license: str | None = None, private: bool | None = None, token: str | None = None,
+    ) -> str:  # fmt: skip
         """Upload to the Hugging Face hub with a card that says what it is; returns its address.
 
-        Raises: OutputError if the hub refuses.
+        Args: as `itda.publishing.push`.
+        Raises: OptionError; OutputError if the hub refuses.
         """
         from itda import publishing  # the one import upwards: a card is made from a whole dictionary
 
-        return publishing.push(self, repo_id, private=private, token=token)
+        return publishing.push(self, repo_id, report=report, texts=texts, license=license, private=private, token=token)
 
 
 def _match(source: Source, text: str | None, token: str | None) -> int | None:

@@ -163,6 +163,13 @@ class Sources:
             windows=tuple(self.windows[index] for index in needed.tolist()),
         )
 
+    def without_texts(self) -> Self:
+        """The same with the tokens' own names as all the text there is."""
+        named = (self[index] for index in range(len(self)))
+        tokens = {source.token_id: source.token for source in named if source.token_id is not None and source.token}
+        windows = tuple(window._replace(text="") for window in self.windows)
+        return replace(self, windows=windows, token_names=self.token_names | tokens)
+
     @classmethod
     def of_rows(cls, count: int, *, first: int = 0) -> "Sources":
         """The sources of a bare array: row numbers and nothing else."""

@@ -100,9 +100,9 @@ def _directions(dictionary: Dictionary, model: Model, place: Site) -> Tensor:
 
 def _states(dictionary: Dictionary, model: Model, last: Site) -> Tensor:
     """What the last layer gives at tokens of the dictionary's own text, (n, width)."""
-    texts = [window.text for window in dictionary.sources.windows[:_WINDOWS]]
+    texts = [window.text for window in dictionary.sources.windows[:_WINDOWS] if window.text]
     if not texts:
-        raise CorpusError("This dictionary was built from a bare array, so there is no text to run the model on.")
+        raise CorpusError("This dictionary has no text with it, so there is none to run the model on.")
     parts = [cut for text in tokenizing.windows(model, texts, length=model.window) for cut in text[:1]]
     inputs = tokenizing.batch(model, parts, length=None)
     states = model.read(inputs, [last])[last.name]
