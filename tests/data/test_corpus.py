@@ -1,8 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
 from itda import Corpus
+from itda.cli.common import open_corpus
+from itda.data.token_ids import DifferentTokensWarning
 from itda.errors import CorpusError, OptionError
 
 
@@ -189,3 +193,86 @@ def test_more_parts_than_documents_are_refused():
     for count in (0, -1, 1.5, True, None):
         with pytest.raises(OptionError, match="parts must be"):
             Corpus.from_texts(["one", "two"]).parts(count)
+
+
+def test_parquet_files(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"body": ["one", "two"], "n": [1, 2]}), tmp_path / "a.parquet")
+    corpus = Corpus.from_files(tmp_path, text_field="body")
+    assert [document.text for document in corpus] == ["one", "two"]
+    with pytest.raises(CorpusError, match="has no column 'text'; it has 'body', 'n'"):
+        list(Corpus.from_files(tmp_path))
+    with pytest.raises(CorpusError, match="A document must be a string. Got int"):
+        list(Corpus.from_files(tmp_path, text_field="n"))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(CorpusError, match=r"a\.parquet is no Parquet file"):
+        list(Corpus.from_files(tmp_path))
+
+
+def test_tokens_become_the_text_they_are(gpt2, stories, tmp_path):
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = [document.text for document in stories][:30]
+    ids = gpt2.tokenizer(texts)["input_ids"]
+    found = Corpus.from_texts(ids, tokenizer=gpt2.tokenizer)
+    assert [document.text for document in found] == texts
+    # Packed for training: one sequence of all, with a special token between documents
+    end = gpt2.tokenizer.eos_token_id
+    packed = [token for document in ids for token in [*document, end]]
+    assert Corpus.from_texts([packed], tokenizer=gpt2.tokenizer).ids == found.ids
+    parquet.write_table(pyarrow.table({"input_ids": ids}), tmp_path / "a.parquet")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"input_ids": one}) + "\n" for one in ids))
+    for name in ("a.parquet", "b.jsonl"):
+        read = Corpus.from_files(tmp_path / name, text_field="input_ids", tokenizer=gpt2.tokenizer)
+        assert read.ids == found.ids
+    table = datasets.Dataset.from_dict({"input_ids": ids})
+    read = Corpus.from_dataset(table, text_field="input_ids", tokenizer=lambda: gpt2.tokenizer, limit=5)
+    assert read.ids == found.ids[:5]
+    rows = torch.tensor([one[:40] for one in ids])  # a matrix is its rows
+    assert len(Corpus.from_texts(rows, tokenizer=gpt2.tokenizer)) == 30
+    with pytest.raises(CorpusError, match="give the tokenizer they were made with"):
+        Corpus.from_texts(ids)
+    for bad in ([[99999]], [[-1]], [["a"]], [[1.5]]):
+        with pytest.raises(CorpusError, match="does not hold token ids of this tokenizer"):
+            Corpus.from_texts(bad, tokenizer=gpt2.tokenizer)
+
+
+def test_tokens_of_another_tokenizer_are_said(gpt2, llama, stories):
+    texts = [document.text for document in stories][:20]
+    pieces = [[token for word in text.split() for token in gpt2.tokenizer(word)["input_ids"]] for text in texts]
+    with pytest.warns(DifferentTokensWarning, match="of the first tokens are others"):
+        Corpus.from_texts(pieces, tokenizer=gpt2.tokenizer)
+
+
+def test_a_dataset_that_breaks_off_is_said():
+    import datasets
+
+    def rows():
+        yield {"text": "one"}
+        raise ConnectionError("the line is dead")
+
+    corpus = Corpus.from_dataset(datasets.IterableDataset.from_generator(rows))
+    with pytest.raises(CorpusError, match="cannot be read on: .*"):
+        _ = corpus.ids
+    with pytest.raises(CorpusError, match="has no column 'body'; its columns are text"):
+        _ = Corpus.from_dataset(datasets.Dataset.from_dict({"text": ["x"]}), text_field="body").ids
+    with pytest.raises(OptionError, match="limit"):
+        Corpus.from_dataset(datasets.Dataset.from_dict({"text": ["x"]}), limit=0)
+
+
+def test_datasets_and_tokens_on_the_command_line(gpt2, stories, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)  # a folder is a dataset by its name, as one on the hub is
+    texts = [document.text for document in stories][:12]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = open_corpus(Path(f"hf://datasets/{tmp_path.name}?split=train&limit=5"), "m", None, "text", "strict")
+    assert [document.text for document in corpus] == texts[:5]
+    (tmp_path / "ids.jsonl").write_text(json.dumps({"ids": gpt2.tokenizer(texts[0])["input_ids"]}) + "\n")
+    corpus = open_corpus(tmp_path / "ids.jsonl", gpt2.id, None, "ids", "strict")
+    assert [document.text for document in corpus] == texts[:1]
+    for bad in ("?limit=x", "?rows=3", ""):
+        with pytest.raises(OptionError):
+            open_corpus(Path(f"hf://datasets/{'a/b' if bad else ''}{bad}"), "m", None, "text", "strict")

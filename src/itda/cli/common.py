@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import parse_qs
 
 import typer
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from itda.models.loading import Model
 
 EMBEDDED = "embedded"
+_DATASETS = "hf:/datasets"
+"""How a path begins that was written as hf://datasets/...: paths have one slash where text has two."""
 REMOTE = "ndif"
 
 ModelName = Annotated[
@@ -34,13 +37,16 @@ CorpusPath = Annotated[
     Path | None,
     typer.Option(
         "--corpus",
-        help="Text: a .txt, .json or .jsonl file or a folder of them; the embedded text for the embedded model.",
+        help="Text: a .txt, .json, .jsonl or .parquet file or a folder of them; a dataset of the hub as "
+        "`hf://datasets/USER/NAME?split=train&limit=10000`; the embedded text for the embedded model.",
     ),
 ]
 SplitOn = Annotated[
     str | None, typer.Option(help="Cut each text file into documents at this string; \\n is a line end.")
 ]
-TextField = Annotated[str, typer.Option(help="Where JSON objects keep their text.")]
+TextField = Annotated[
+    str, typer.Option(help="Where JSON objects or tables keep their text, or token ids of the model's tokenizer.")
+]
 EncodingErrors = Annotated[str, typer.Option(help="`strict`, or `replace` for files that are not all UTF-8.")]
 Device = Annotated[
     str | None,
@@ -107,8 +113,34 @@ def open_corpus(
                 "Which text should be read? Give --corpus PATH (.txt, .json, .jsonl or a folder), or --corpus embedded."
             )
         return Corpus.embedded()
+    how: dict[str, Any] = {"text_field": text_field, "tokenizer": lambda: _tokenizer_of(model_name)}
+    if (dataset := str(path)).startswith(_DATASETS):
+        return Corpus.from_dataset(**_dataset(dataset), **how)
     separator = split_on.replace("\\n", "\n").replace("\\t", "\t") if split_on else split_on
-    return Corpus.from_files(path, split_on=separator, text_field=text_field, encoding_errors=encoding_errors)
+    return Corpus.from_files(path, split_on=separator, encoding_errors=encoding_errors, **how)
+
+
+def _dataset(address: str) -> dict[str, Any]:
+    """What `hf://datasets/USER/NAME?split=...&config=...&limit=...` names."""
+    name, _, query = address.removeprefix(_DATASETS).removeprefix("/").partition("?")
+    given: dict[str, Any] = {name: values[-1] for name, values in parse_qs(query).items()}
+    unknown = sorted(set(given) - {"split", "config", "limit"})
+    if unknown or not name:
+        what = f"Got {unknown[0]!r}" if unknown else "Got no name"
+        raise OptionError(f"A dataset is given as hf://datasets/USER/NAME?split=train&config=..&limit=..  {what}.")
+    if "limit" in given:
+        if not given["limit"].isdecimal():
+            raise OptionError(f"limit must be a number of documents. Got {given['limit']!r}.")
+        given["limit"] = int(given["limit"])
+    return {"dataset": name, **given}
+
+
+def _tokenizer_of(model_name: str) -> Any:
+    import transformers
+
+    from itda.models.loading import load_tokenizer, locate
+
+    return load_tokenizer(locate(model_name)[0], transformers, {})
 
 
 def open_model(

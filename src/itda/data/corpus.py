@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from itda.data import text_files
 from itda.data.embedded import embedded_documents
+from itda.data.token_ids import TokenReader
 from itda.errors import CorpusError, MissingExtraError
 from itda.options import share, whole
 
@@ -207,14 +208,18 @@ class Corpus:
         return Corpus(self._read, name, chosen=ids)
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], *, name: str = "texts") -> "Corpus":
-        """A corpus of strings, one document each.
+    def from_texts(cls, texts: Iterable[Any], *, name: str = "texts", tokenizer: Any = None) -> "Corpus":
+        """A corpus of strings, one document each; or of sequences of token ids.
 
-        Raises: CorpusError if something in it is not a string.
+        Args:
+            texts: the strings, or sequences of ids; a matrix of ids is its rows.
+            name: what it is called in reports.
+            tokenizer: what token ids were made with; a sequence is cut into documents where a special token stands.
+        Raises: CorpusError if something in it is neither, or is ids without their tokenizer.
         """
         if isinstance(texts, str) or not isinstance(texts, Iterable):
             raise CorpusError(f"from_texts takes a list of strings. Got {type(texts).__name__}; put it into a list.")
-        kept = [text_files.clean(text, f"text {index}") for index, text in enumerate(texts)]
+        kept = list(text_files.as_texts(texts, name, _reader(tokenizer)))
         return cls(lambda: kept, name)
 
     @classmethod
@@ -225,15 +230,18 @@ class Corpus:
         split_on: str | None = None,
         text_field: str = "text",
         encoding_errors: str = "strict",
+        tokenizer: Any = None,
     ) -> "Corpus":
         """A corpus of files or folders, read when needed.
 
         Args:
             paths: `.txt` (one document a file), `.json` (a list of strings or of objects), `.jsonl`
-                (one of these a line; `.jsonl.zst` with the extra `data`), or folders of such files.
+                (one of these a line; `.jsonl.zst` with the extra `data`), `.parquet` (with the extra `data`), or
+                folders of such files.
             split_on: cut each text file into documents at this string.
-            text_field: where objects keep their text.
+            text_field: where objects keep their text, or their token ids; the column of a table.
             encoding_errors: `strict`, or `replace` for files that are not all UTF-8.
+            tokenizer: where documents are token ids, what made them; see `from_texts`.
         Raises: CorpusError for a path that does not exist or has none of these files.
         """
         if not isinstance(paths, str | Path | Iterable):
@@ -241,7 +249,9 @@ class Corpus:
         listed = [paths] if isinstance(paths, str | Path) else list(paths)
         files = text_files.find(listed)
         name = ", ".join(Path(path).name for path in listed[:3]) + (" ..." if len(listed) > 3 else "")
-        how = text_files.Reading(split_on=split_on, text_field=text_field, encoding_errors=encoding_errors)
+        how = text_files.Reading(
+            split_on=split_on, text_field=text_field, encoding_errors=encoding_errors, reader=_reader(tokenizer)
+        )
         return cls(lambda: text_files.read_all(files, how), name)
 
     @classmethod
@@ -253,15 +263,18 @@ class Corpus:
         text_field: str = "text",
         config: str | None = None,
         limit: int | None = None,
+        tokenizer: Any = None,
     ) -> "Corpus":
         """A corpus from a Hugging Face dataset; one that is named is streamed, not downloaded.
 
         Args:
             dataset: a name on the hub, a local folder, or a dataset object (streaming or not).
             split, config: which part of a named dataset.
-            text_field: the column of the text.
-            limit: read only the first rows.
-        Raises: MissingExtraError without the extra `data`; CorpusError without the column.
+            text_field: the column of the text, or of token ids.
+            limit: read only the first rows. A corpus is read from end to end before it is used, to know its documents:
+                of a dataset that is streamed and large, take a part.
+            tokenizer: where documents are token ids, what made them; see `from_texts`.
+        Raises: MissingExtraError without the extra `data`; CorpusError without the column, or if it cannot be read.
         """
         try:
             import datasets
@@ -275,16 +288,26 @@ class Corpus:
             name = dataset
         else:
             loaded, name = dataset, "dataset"
+        if limit is not None:
+            whole("limit", limit)
         rows = loaded if limit is None else loaded.take(limit)
 
-        def read() -> Iterator[str]:
-            for index, row in enumerate(rows):
+        def column() -> Iterator[Any]:
+            for row in rows:
                 if text_field not in row:
                     raise CorpusError(
                         f"The dataset {name!r} has no column {text_field!r}; its columns are "
                         f"{', '.join(sorted(row))}. Name one of them with text_field=."
                     )
-                yield text_files.clean(row[text_field], f"row {index} of {name}")
+                yield row[text_field]
+
+        def read() -> Iterator[str]:
+            try:
+                yield from text_files.as_texts(column(), name, _reader(tokenizer))
+            except (OSError, ValueError, RuntimeError) as error:  # whatever a source that is streamed leads to
+                if isinstance(error, CorpusError):
+                    raise
+                raise CorpusError(f"The dataset {name!r} cannot be read on: {error}") from error
 
         return cls(read, name)
 
@@ -292,6 +315,13 @@ class Corpus:
     def embedded(cls) -> "Corpus":
         """Text that every Python installation carries: its language reference and docstrings."""
         return cls(_embedded_texts, "embedded")
+
+
+def _reader(tokenizer: Any) -> Callable[[], TokenReader] | None:
+    """What makes text of token ids; `tokenizer` may be a function that gives it."""
+    if tokenizer is None:
+        return None
+    return lambda: TokenReader(tokenizer if hasattr(tokenizer, "all_special_ids") else tokenizer())
 
 
 def checked_corpus(corpus: Any) -> Corpus:

@@ -3,14 +3,16 @@
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from itda.data.token_ids import TokenReader, is_ids
 from itda.errors import CorpusError, MissingExtraError, OptionError
 
-SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.zst")
+SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.zst", ".parquet")
+_ROWS_AT_ONCE = 1024  # of a Parquet file
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -21,6 +23,8 @@ class Reading:
     split_on: str | None
     text_field: str
     encoding_errors: str
+    reader: Callable[[], TokenReader] | None = None
+    """Makes text of documents that are token ids; called where there are any."""
 
     def __post_init__(self) -> None:
         if self.split_on == "":
@@ -56,8 +60,7 @@ def read_all(files: Iterable[Path], how: Reading) -> Iterator[str]:
     """The texts of all files, one after the other."""
     for file in files:
         try:
-            for text in _read(file, how):
-                yield clean(text, str(file))
+            yield from as_texts(_read(file, how), str(file), how.reader)
         except UnicodeDecodeError as error:
             raise CorpusError(
                 f"{file} is not UTF-8 at byte {error.start}. Convert it, or read it with encoding_errors='replace'."
@@ -66,6 +69,28 @@ def read_all(files: Iterable[Path], how: Reading) -> Iterator[str]:
             raise CorpusError(f"{file} is not valid JSON: {error}.") from error
         except OSError as error:
             raise CorpusError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def as_texts(documents: Iterable[Any], where: str, reader: Callable[[], TokenReader] | None) -> Iterator[str]:
+    """Documents as text, whether they are that or token ids.
+
+    Raises: CorpusError for what is neither, or for ids without a tokenizer.
+    """
+    tokens: TokenReader | None = None
+    for number, document in enumerate(documents):
+        place = f"document {number} of {where}"
+        if not is_ids(document):
+            yield clean(document, place)
+            continue
+        if reader is None:
+            raise CorpusError(
+                f"A document must be a string. Got {type(document).__name__} in {place}; if these are token ids, give "
+                "the tokenizer they were made with: tokenizer=model.tokenizer."
+            )
+        tokens = tokens or reader()
+        yield from (clean(text, place) for text in tokens.texts(document, place))
+    if tokens is not None:
+        tokens.tell()
 
 
 def clean(text: Any, where: str) -> str:
@@ -92,6 +117,8 @@ def _read(file: Path, how: Reading) -> Iterator[str]:
         if not isinstance(content, list):
             raise CorpusError(f"{file} must hold a list of texts. Got {type(content).__name__} instead.")
         yield from (_field(item, how.text_field, file) for item in content)
+    elif suffix == ".parquet":
+        yield from _parquet(file, how)
     else:
         lines = _compressed_lines(file, how) if file.name.lower().endswith(".zst") else _lines(file, how)
         yield from (_field(json.loads(line), how.text_field, file) for line in lines if line.strip())
@@ -112,6 +139,26 @@ def _compressed_lines(file: Path, how: Reading) -> Iterator[str]:
             yield from io.TextIOWrapper(content, "utf-8-sig", how.encoding_errors)
     except zstandard.ZstdError as error:
         raise CorpusError(f"{file} is damaged: {error}. Compress it again.") from error
+
+
+def _parquet(file: Path, how: Reading) -> Iterator[Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtraError(f"Reading {file.name}", "data") from error
+    try:
+        with parquet.ParquetFile(file) as table:
+            columns = table.schema_arrow.names
+            if how.text_field not in columns:
+                raise CorpusError(
+                    f"{file} has no column {how.text_field!r}; it has {', '.join(map(repr, sorted(columns)))}. "
+                    "Set text_field=."
+                )
+            for block in table.iter_batches(_ROWS_AT_ONCE, columns=[how.text_field]):
+                yield from block.column(0).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise CorpusError(f"{file} is no Parquet file, or a damaged one: {error}.") from error
 
 
 def _field(item: Any, text_field: str, file: Path) -> Any:
