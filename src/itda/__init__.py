@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         read_atoms,
     )
     from itda.explaining import explain
+    from itda.logs import logging_to
     from itda.models.loading import load_model, wrap
     from itda.pursuit import Codes, Coding
 
@@ -62,6 +63,7 @@ _HOMES = {
     "extend": "itda.building",
     "judge_atoms": "itda.evaluation",
     "load_model": "itda.models.loading",
+    "logging_to": "itda.logs",
     "merge": "itda.building",
     "probe": "itda.evaluation",
     "read_atoms": "itda.evaluation",
@@ -94,6 +96,7 @@ __all__ = [
     "extend_from_activations",
     "judge_atoms",
     "load_model",
+    "logging_to",
     "merge",
     "probe",
     "read_atoms",

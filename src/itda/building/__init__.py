@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from itda import logs
 from itda import progress as progress_bars
 from itda.building.builder import Builder
 from itda.building.extending import extend, extend_from_activations
@@ -98,6 +99,8 @@ def build_many(
     run = Capture(model, corpus, sites, CaptureOptions(tokens=tokens, **capture_options))
     with progress_bars.bar("build", run.total, show=progress) as bar:
         built = built_from_model(run, request, checkpoint=checkpoint, every=every, bar=bar)
+    for name, (dictionary, _) in built.items():
+        _tell(name, dictionary)
     return {name: dictionary for name, (dictionary, _) in built.items()}
 
 
@@ -118,7 +121,15 @@ def build_from_activations(
     request = checked(BuildRequest, options)
     given = _in_blocks(rows)
     with progress_bars.bar("build", len(given), show=progress) as bar:
-        return built_from_rows(given, request, checkpoint=checkpoint, every=every, bar=bar).dictionary
+        dictionary = built_from_rows(given, request, checkpoint=checkpoint, every=every, bar=bar).dictionary
+    _tell(dictionary.site if dictionary.provenance else "rows", dictionary)
+    return dictionary
+
+
+def _tell(place: str, dictionary: Dictionary) -> None:
+    build = dictionary.build
+    found = {"atoms": len(dictionary), "rows": build.rows, "unexplained": build.unexplained}
+    logs.metrics(f"build/{place}", {**found, "threshold": build.threshold})
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[BuildRequest, dict[str, Any]]:

@@ -12,6 +12,7 @@ from itda import __version__
 from itda.cli import (
     build,
     capture,
+    common,
     compare,
     demo,
     encode,
@@ -30,6 +31,7 @@ from itda.cli import (
     view,
 )
 from itda.errors import ItdaError
+from itda.logs import logging_to
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -104,11 +106,24 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tell a log of progress and numbers: `tensorboard:FOLDER` or `wandb:PROJECT` (offline; WANDB_MODE "
+            "decides otherwise). May be given several times."
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    if log:
+        try:
+            context.with_resource(logging_to(*map(common.open_log, log)))
+        except ItdaError as error:
+            print(f"itda: {error}", file=sys.stderr)
+            raise typer.Exit(USER_ERROR) from error
 
 
 def main() -> None:

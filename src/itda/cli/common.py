@@ -1,6 +1,7 @@
 """Arguments that several verbs share, and how results are printed."""
 
 import json
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -202,6 +203,23 @@ def open_both(
 
     dictionary = Dictionary.from_pretrained(str(folder))
     return dictionary, open_model(model or dictionary.model_id, device, dtype, attention, tokenizer)
+
+
+def open_log(named: str) -> Any:
+    """A log as `--log` names it.
+
+    Raises: OptionError, MissingExtraError, OutputError.
+    """
+    kind, _, where = named.partition(":")
+    if kind not in ("tensorboard", "wandb") or not where:
+        raise OptionError(f"A log is named tensorboard:FOLDER or wandb:PROJECT. Got {named!r}.")
+    if kind == "tensorboard":
+        from itda.adapters import tensorboard
+
+        return tensorboard.Log(where)
+    from itda.adapters import wandb
+
+    return wandb.Log(where, mode=os.environ.get("WANDB_MODE", "offline"))
 
 
 def print_json(document: Any) -> None:

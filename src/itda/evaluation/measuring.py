@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itda import logs
 from itda.data import files
 from itda.data.dictionary import Dictionary
 from itda.errors import CorpusError
@@ -124,7 +125,7 @@ class Tally:
         def loss(name: str) -> float | None:
             return float(totals[name] / totals["predictions"]) if has_loss else None
 
-        return Report(
+        found = Report(
             model=model,
             site=site,
             atoms=len(self.usage),
@@ -154,6 +155,8 @@ class Tally:
             atoms_used_everywhere=int((self.usage * 2 >= count).sum()),
             density=density(self.usage, count),
         )
+        logs.metrics(f"evaluate/{site}", {**vars(scores), "l0": found.l0, "loss": found.loss})
+        return found
 
 
 class Measurement:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from itda import logs
 from itda import progress as progress_bars
 from itda.data import files
 from itda.errors import CorpusError, OptionError, ShapeError
@@ -165,6 +166,7 @@ def fit(
             ).sum()  # fmt: skip
             last = float(loss.detach())
             first = first if step else last
+            logs.metrics("maps", {"loss": last}, step=step)
             gradients = torch.autograd.grad(loss, parameters)
             for parameter, gradient in zip(parameters, gradients, strict=True):
                 parameter.grad = gradient

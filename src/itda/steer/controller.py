@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from itda import logs
 from itda import progress as progress_bars
 from itda.data import files
 from itda.errors import CorpusError, MismatchError, OptionError
@@ -183,7 +184,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     losses = (0.0, 0.0)
     with progress_bars.bar("train controller", steps, show=progress) as advance:
-        for _ in range(steps):
+        for step in range(steps):
             logits = _logits(tensors, features)[:, 0]
             told = nn.functional.binary_cross_entropy_with_logits(logits, labels, balance)
             some = torch.randperm(len(given), generator=generator)[:_BATCH]
@@ -192,6 +193,7 @@ def fit(
                 parameter.grad = gradient
             optimiser.step()
             losses = float(told.detach()), float(meant.detach())
+            logs.metrics("controller", {"loss_of_strength": losses[0], "loss_of_weights": losses[1]}, step=step)
             advance(1)
     facts = {
         "contrasts": len(given), "others": len(others), "steps": steps, "rate": rate, "hidden": hidden, "seed": seed,
