@@ -15,7 +15,7 @@ from itda.options import checked
 from itda.pursuit import Codes, Coding, checked_coding
 
 # Of the capture a dictionary was built from, what decides which activations it is meant for
-_INHERITED = ("window", "bos", "special_tokens", "sinks", "sink_ratio", "sink_norm")
+_INHERITED = ("window", "bos", "special_tokens", "sinks", "sink_ratio", "sink_norm", "roles")
 
 
 def encode(

@@ -21,6 +21,8 @@ class CaptureOptions:
     """Begin every window with the begin token (True), never (False), or as the tokenizer does (None)."""
     special_tokens: Literal["drop", "keep"] = "drop"
     """Rows at tokens that stand for no text. They are the same everywhere, or a sink."""
+    roles: tuple[str, ...] | None = None
+    """Of conversations (`Corpus.from_chats`): take tokens of these roles only, as in `("assistant",)`."""
     sinks: Literal["drop", "keep"] = "drop"
     """Rows whose norm is far above the median: attention sinks, 100 to 1000 times the rest in many models."""
     sink_ratio: float = 10.0
@@ -42,6 +44,12 @@ class CaptureOptions:
                 whole(name, getattr(self, name))
         for name in ("special_tokens", "sinks"):
             one_of(name, getattr(self, name), ("drop", "keep"))
+        roles: Any = self.roles
+        if roles is not None:
+            listed = isinstance(roles, list | tuple) and roles
+            if not listed or not all(isinstance(one, str) for one in roles):
+                raise OptionError(f"roles must be several names, as in ('assistant',). Got {roles!r}.")
+            object.__setattr__(self, "roles", tuple(roles))  # a list, as files have it
         one_of("padding_side", self.padding_side, ("right", "left"))
         seed_number(self.seed)
         _above("sink_ratio", self.sink_ratio, 1)

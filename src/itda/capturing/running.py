@@ -70,6 +70,8 @@ class Capture:
         self.sites: list[Site] = [model.site(name) for name in sites]
         if not sites or len({site.name for site in self.sites}) < len(sites):
             raise OptionError(f"A capture needs sites, each once. Got {list(sites)} instead.")
+        if options.roles is not None and corpus.turns is None:
+            raise OptionError("Only conversations have roles: read them with Corpus.from_chats, or leave roles out.")
         if model.on_disk and not options.canonical:
             raise OptionError("A model on disk is run layer by layer, in passes of one shape. Leave canonical on.")
         self.model, self.corpus, self.options = model, corpus, options
@@ -102,6 +104,7 @@ class Capture:
             capture={
                 **asdict(self.options),
                 "window": self.length,
+                "roles": self.options.roles and list(self.options.roles),  # as files have it
                 "sink_norm": self.options.sink_norm_of(site),
                 # What decides the bits; a batch size that decides nothing must not change the file
                 "batch_size": self._windows_a_pass,
@@ -189,10 +192,14 @@ class Capture:
 
     def _cut(self, only: Iterable[str] | None) -> Iterator[tuple[Document, list[TokenWindow]]]:
         chosen = None if only is None else set(only)
-        return sampling.cut(self.model, self.corpus, chosen, length=self.length, bos=self.options.bos)
+        return sampling.cut(
+            self.model, self.corpus, chosen, length=self.length, bos=self.options.bos,
+            roles=self.options.roles,
+        )  # fmt: skip
 
     def _eligible(self, window: TokenWindow) -> NDArray[np.bool_]:
-        return ~window.special if self.options.special_tokens == "drop" else np.ones(len(window), np.bool_)
+        kept = ~window.special if self.options.special_tokens == "drop" else np.ones(len(window), np.bool_)
+        return kept & ~window.is_outside
 
     def _pieces(self) -> Iterator[Piece]:
         """The windows that are run: whole ones as far as possible, since a pass costs the same for one row."""
@@ -310,6 +317,7 @@ def decomposed(window: TokenWindow, values: Tensor, captured: Mapping[str, Any])
     keep = torch.ones(len(window), dtype=torch.bool)
     if captured.get("special_tokens") == "drop":
         keep &= ~torch.from_numpy(window.special)
+    keep &= ~torch.from_numpy(window.is_outside)
     if captured.get("sinks") == "drop" and captured.get("sink_norm") is not None:
         keep &= (torch.linalg.vector_norm(values.float(), dim=1) <= captured["sink_norm"]).cpu()
     return keep

@@ -19,13 +19,26 @@ _TEXTS_AT_ONCE = 64  # handed to the tokenizer together
 
 
 def cut(
-    model: Model, corpus: Corpus, only: Collection[str] | None, *, length: int, bos: bool | None
+    model: Model,
+    corpus: Corpus,
+    only: Collection[str] | None,
+    *,
+    length: int,
+    bos: bool | None,
+    roles: Collection[str] | None = None,
 ) -> Iterator[tuple[Document, list[TokenWindow]]]:
-    """Each document of a corpus, or those with the ids in `only`, with its windows."""
+    """Each document of a corpus, or those with the ids in `only`, with its windows.
+
+    Tokens of conversations that are of none of the `roles` are outside; of other text none is.
+    """
     documents = (document for document in corpus if only is None or document.id in only)
     for group in in_groups(documents, _TEXTS_AT_ONCE):
         parts = tokenizing.windows(model, [document.text for document in group], length=length, bos=bos)
-        yield from zip(group, parts, strict=True)
+        for document, windows in zip(group, parts, strict=True):
+            if roles is not None and corpus.turns is not None:
+                said = [(start, end) for role, start, end in corpus.turns[document.id] if role in roles]
+                windows = [window.within(said) for window in windows]
+            yield document, windows
 
 
 def ranked(ids: Iterable[str], seed: int) -> list[str]:
@@ -57,7 +70,14 @@ def spread(total: int, sizes: Mapping[Key, int]) -> dict[Key, int]:
 
 
 def whole_windows(
-    model: Model, corpus: Corpus, *, tokens: int | None, length: int, bos: bool | None, seed: int
+    model: Model,
+    corpus: Corpus,
+    *,
+    tokens: int | None,
+    length: int,
+    bos: bool | None,
+    seed: int,
+    roles: Collection[str] | None = None,
 ) -> list[tuple[Document, TokenWindow]]:
     """About `tokens` tokens of a corpus in whole windows, spread evenly over the documents; all for None.
 
@@ -88,7 +108,7 @@ def whole_windows(
     taken = {id_ for id_, _ in chosen}
     return [
         (document, part)
-        for document, parts in cut(model, corpus, taken, length=length, bos=bos)
+        for document, parts in cut(model, corpus, taken, length=length, bos=bos, roles=roles)
         for place, part in enumerate(parts)
         if (document.id, place) in chosen
     ]

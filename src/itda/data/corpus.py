@@ -2,13 +2,14 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from itda.data import text_files
+from itda.data.chats import Turn, rendered
 from itda.data.embedded import embedded_documents
 from itda.data.token_ids import TokenReader
 from itda.errors import CorpusError, MissingExtraError
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
 _ID_BYTES = 16
+
+
+def document_id(text: str) -> str:
+    """32 hexadecimal digits that name a text in every corpus."""
+    return hashlib.blake2b(text.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
 class Document(NamedTuple):
@@ -89,12 +95,15 @@ class Corpus:
         *,
         chosen: Collection[str] | None = None,
         part: Part | None = None,
+        turns: Mapping[str, tuple[Turn, ...]] | None = None,
     ) -> None:
         """Prefer the `from_` methods; `read` must give the same texts each time it is called."""
         self._read = read
         self.name = name
         self.part = part
         """What it is of a larger corpus that was cut by `parts`."""
+        self.turns = turns
+        """Of conversations: who says which characters, by document id."""
         self._chosen = None if chosen is None else frozenset(chosen)
 
     def __iter__(self) -> Iterator[Document]:
@@ -104,7 +113,7 @@ class Corpus:
         """The used documents; counts the others by reason on the way."""
         seen: set[bytes] = set()
         for text in self._read():
-            digest = hashlib.blake2b(text.encode(), digest_size=_ID_BYTES).digest()
+            digest = bytes.fromhex(document_id(text))
             if not text.strip():
                 left_out["empty"] += 1
             elif digest in seen:
@@ -200,12 +209,13 @@ class Corpus:
                 f"{self.name}, part {number + 1} of {count}",
                 chosen=ids[number::count],
                 part=Part(number, count, self.fingerprint, self.name, tokens),
+                turns=self.turns,
             )
             for number in range(count)
         )
 
     def _part(self, ids: Collection[str], name: str) -> "Corpus":
-        return Corpus(self._read, name, chosen=ids)
+        return Corpus(self._read, name, chosen=ids, turns=self.turns)
 
     @classmethod
     def from_texts(cls, texts: Iterable[Any], *, name: str = "texts", tokenizer: Any = None) -> "Corpus":
@@ -310,6 +320,41 @@ class Corpus:
                 raise CorpusError(f"The dataset {name!r} cannot be read on: {error}") from error
 
         return cls(read, name)
+
+    @classmethod
+    def from_chats(
+        cls,
+        chats: "str | Path | Iterable[Any]",
+        tokenizer: Any,
+        *,
+        messages_field: str = "messages",
+        name: str | None = None,
+    ) -> "Corpus":
+        """A corpus of conversations, as the tokenizer's chat template writes them.
+
+        Which role a token belongs to is kept: `roles=("assistant",)` of a capture or build takes its tokens only.
+
+        Args:
+            chats: a file or folder as for `from_files`, or conversations: lists of objects with `role` and `content`.
+            tokenizer: with a chat template: `model.tokenizer`.
+            messages_field: where objects of a file, or rows, keep their conversation.
+            name: what it is called in reports.
+        Raises: CorpusError for what is no conversation, or a template that does not write messages as they are.
+        """
+        if isinstance(chats, str | Path):
+            how = text_files.Reading(split_on=None, text_field=messages_field, encoding_errors="strict")
+            found: Iterable[Any] = text_files.documents(text_files.find([chats]), how)
+            name = name or Path(chats).name
+        else:
+            found = (
+                chat[messages_field] if isinstance(chat, dict) and messages_field in chat else chat for chat in chats
+            )
+        texts, turns = [], {}
+        for number, messages in enumerate(found):
+            text, said = rendered(messages, tokenizer, f"conversation {number} of {name or 'chats'}")
+            texts.append(text_files.clean(text, "a conversation"))
+            turns[document_id(texts[-1])] = said
+        return cls(lambda: texts, name or "chats", turns=turns)
 
     @classmethod
     def embedded(cls) -> "Corpus":

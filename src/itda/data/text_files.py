@@ -59,8 +59,14 @@ def find(paths: Sequence[str | Path]) -> list[Path]:
 def read_all(files: Iterable[Path], how: Reading) -> Iterator[str]:
     """The texts of all files, one after the other."""
     for file in files:
+        yield from as_texts(documents([file], how), str(file), how.reader)
+
+
+def documents(files: Iterable[Path], how: Reading) -> Iterator[Any]:
+    """What all files hold, one after the other, whatever it is."""
+    for file in files:
         try:
-            yield from as_texts(_read(file, how), str(file), how.reader)
+            yield from _read(file, how)
         except UnicodeDecodeError as error:
             raise CorpusError(
                 f"{file} is not UTF-8 at byte {error.start}. Convert it, or read it with encoding_errors='replace'."

@@ -179,7 +179,10 @@ def _read(
     length = window_length(model, captured)
     place = model.site(site)
     found = []
-    chosen = whole_windows(model, corpus, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
+    chosen = whole_windows(
+        model, corpus, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed,
+        roles=captured.get("roles"),
+    )  # fmt: skip
     for group in in_groups(chosen, tokenizing.CANONICAL_BATCH):
         values = model.read(tokenizing.batch(model, [window for _, window in group], length=None), [place])[site]
         for (_, window), row in zip(group, values, strict=True):

@@ -117,7 +117,10 @@ def tally_windows(
     seed_number(seed)
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     length = window_length(model, captured)
-    chosen = whole_windows(model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
+    chosen = whole_windows(
+        model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed,
+        roles=captured.get("roles"),
+    )  # fmt: skip
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     randoms = random_atoms(dictionary, model, where, seed, memory=memory) if baselines else None
     if memory is not None:
@@ -159,8 +162,11 @@ class _Pass:
             [decomposed(window, part, self.captured) for (_, window), part in zip(group, parts, strict=True)]
         )
         special = torch.from_numpy(np.concatenate([window.special for _, window in group]))
-        self.measured.tally.left_out["special"] += int((~keep & special).sum())
-        self.measured.tally.left_out["sink"] += int((~keep & ~special).sum())
+        outside = torch.from_numpy(np.concatenate([window.is_outside for _, window in group]))
+        left_out = self.measured.tally.left_out
+        left_out["special"] += int((~keep & special).sum())
+        left_out["other roles"] += int((~special & outside).sum())
+        left_out["sink"] += int((~keep & ~special & ~outside).sum())
         documents = [document.id for (document, _), size in zip(group, sizes, strict=True) for _ in range(size)]
         rebuilt = self.measured.take(rows, inputs["input_ids"][real].cpu(), documents, keep)
         if self.model.predicts:

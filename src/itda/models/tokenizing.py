@@ -2,8 +2,8 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -33,9 +33,23 @@ class TokenWindow:
     start: int
     end: int
     """The characters of the text that the window covers."""
+    outside: NDArray[np.bool_] | None = None
+    """Tokens that nobody asked for: of conversations, those of other roles; None where there are none."""
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def is_outside(self) -> NDArray[np.bool_]:
+        """`outside` of every token."""
+        return np.zeros(len(self), np.bool_) if self.outside is None else self.outside
+
+    def within(self, stretches: Sequence[tuple[int, int]]) -> Self:
+        """The same, with every token that ends in none of these stretches of characters outside."""
+        inside = np.zeros(len(self), np.bool_)
+        for start, end in stretches:
+            inside |= (self.ends > start) & (self.ends <= end)
+        return replace(self, outside=~inside)
 
 
 def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None = None) -> list[list[TokenWindow]]:

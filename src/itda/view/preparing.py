@@ -135,7 +135,10 @@ def _read(
     own = corpus is None
     text = corpus or Corpus.from_texts([window.text for window in dictionary.sources.windows], name=_OWN_TEXT)
     length, place = window_length(model, captured), model.site(site)
-    chosen = whole_windows(model, text, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed)
+    chosen = whole_windows(
+        model, text, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed,
+        roles=captured.get("roles"),
+    )  # fmt: skip
     windows: list[Window] = []
     rows, codes = [], []
     with progress_bars.bar("read contexts", len(chosen), show=progress) as advance:
