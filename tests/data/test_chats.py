@@ -2,8 +2,10 @@ import json
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import itda
+from itda.cli import app
 from itda.data.chats import rendered
 from itda.errors import CorpusError, OptionError
 from support import tiny
@@ -107,3 +109,17 @@ def test_templates_that_will_not_do(model, corpus):
             itda.capture(model, corpus, roles=roles, progress=False)
     with pytest.raises(CorpusError, match="gives no token"):
         itda.capture(model, corpus, roles=["tool"], progress=False)
+
+
+def test_on_the_command_line(model, tmp_path):
+    model.module.save_pretrained(tmp_path / "model")
+    model.tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "chats.json").write_text(json.dumps([{"messages": chat} for chat in CHATS]))
+    corpus = ["--corpus", str(tmp_path / "chats.json")]
+    folder = str(tmp_path / "d")
+    build = ["build", str(tmp_path / "model"), *corpus, "--role", "assistant", "--atoms", "16", "--out", folder]
+    assert CliRunner().invoke(app, build).exit_code == 0
+    done = CliRunner().invoke(app, ["evaluate", folder, *corpus, "--json"])
+    assert json.loads(done.stdout)["not_decomposed"]["other roles"] > 0
+    done = CliRunner().invoke(app, ["encode", folder, *corpus, "--out", str(tmp_path / "codes"), "--json"])
+    assert done.exit_code == 0, done.output

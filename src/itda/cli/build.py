@@ -80,6 +80,7 @@ def build(
     seed: common.Seed = 0,
     window: common.WindowTokens = None,
     bos: common.Begin = None,
+    role: common.Roles = None,
     special_tokens: common.SpecialTokens = "drop",
     sinks: common.Sinks = "drop",
     batch_size: Annotated[int, typer.Option(help="Windows in one forward pass, with --no-canonical.")] = 32,
@@ -152,7 +153,14 @@ def build(
                 raise OptionError(
                     "--store has activations of its own text. Leave out --corpus and --tokens, and name one --site."
                 )
-            given = {"--window": window, "--bos": bos, "--device": device, "--dtype": dtype, "--tokenizer": tokenizer}
+            given = {
+                "--window": window,
+                "--bos": bos,
+                "--role": role or None,
+                "--device": device,
+                "--dtype": dtype,
+                "--tokenizer": tokenizer,
+            }
             unused = [name for name, value in given.items() if value is not None]
             if unused:
                 raise OptionError(f"--store has activations that were taken already. Leave out {', '.join(unused)}.")
@@ -166,14 +174,15 @@ def build(
                 found = scale.build_stored(stored, folder=checkpoint, every=every, **asked, **spread)
             built = {stored.site: found}
         else:
-            texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
+            texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors, chats=bool(role))
             summary = texts.summary
             if held_out:
                 texts, _ = texts.split(held_out=held_out, seed=seed)
             origin = f"text: {summary}; {summary.documents - len(texts):,} documents held out"
             asked |= {
-                "tokens": tokens, "window": window, "bos": bos, "special_tokens": special_tokens,
-                "sinks": sinks, "batch_size": batch_size, "canonical": canonical, "every": every,
+                "tokens": tokens, "window": window, "bos": bos, "roles": role or None,
+                "special_tokens": special_tokens, "sinks": sinks, "batch_size": batch_size,
+                "canonical": canonical, "every": every,
             }  # fmt: skip
             if spread is None:
                 loaded = common.open_model(model, device, dtype, attention, tokenizer)

@@ -31,6 +31,7 @@ def capture(
     seed: common.Seed = 0,
     window: common.WindowTokens = None,
     bos: common.Begin = None,
+    role: common.Roles = None,
     special_tokens: common.SpecialTokens = "drop",
     sinks: common.Sinks = "drop",
     every: common.Every = 60.0,
@@ -57,13 +58,13 @@ def capture(
 
     store = Store(out, create=True)
     there = {entry.name for entry in store.entries() if entry.complete}
-    texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors)
+    texts = common.open_corpus(corpus, model, split_on, text_field, encoding_errors, chats=bool(role))
     if held_out:
         texts, _ = texts.split(held_out=held_out, seed=seed)
     spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
     asked: dict[str, Any] = {
         "store": store, "dtype": store_dtype, "every": every, "tokens": tokens, "seed": seed, "window": window,
-        "bos": bos, "special_tokens": special_tokens, "sinks": sinks,
+        "bos": bos, "roles": role or None, "special_tokens": special_tokens, "sinks": sinks,
     }  # fmt: skip
     with common.plain_warnings():
         if spread is None:

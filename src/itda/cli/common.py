@@ -79,6 +79,14 @@ Begin = Annotated[
 ]
 SpecialTokens = Annotated[str, typer.Option(help="`drop` or `keep` tokens that stand for no text.")]
 Sinks = Annotated[str, typer.Option(help="`drop` or `keep` tokens whose norm is far above the median.")]
+Roles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--role",
+        help="The text is conversations, objects with `messages`, as the model's chat template writes them: take tokens "
+        "of this role only (assistant, user, system). May be given several times.",
+    ),
+]
 Every = Annotated[float, typer.Option(help="Seconds between two checkpoints.")]
 Seed = Annotated[int, typer.Option(help="Which documents and tokens are taken.")]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
@@ -100,10 +108,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document inst
 
 
 def open_corpus(
-    path: Path | None, model_name: str, split_on: str | None, text_field: str, encoding_errors: str
+    path: Path | None,
+    model_name: str,
+    split_on: str | None,
+    text_field: str,
+    encoding_errors: str,
+    *,
+    chats: bool = False,
 ) -> "Corpus":
     """The corpus at a path, or the embedded one for the embedded model.
 
+    Args:
+        path, split_on, text_field, encoding_errors: as they were given.
+        model_name: whose tokenizer reads token ids and writes conversations.
+        chats: whether it is conversations.
     Raises: OptionError without a path for another model.
     """
     from itda.data.corpus import Corpus
@@ -114,6 +132,9 @@ def open_corpus(
                 "Which text should be read? Give --corpus PATH (.txt, .json, .jsonl or a folder), or --corpus embedded."
             )
         return Corpus.embedded()
+    if chats:
+        field = "messages" if text_field == "text" else text_field
+        return Corpus.from_chats(path, _tokenizer_of(model_name), messages_field=field)
     how: dict[str, Any] = {"text_field": text_field, "tokenizer": lambda: _tokenizer_of(model_name)}
     if (dataset := str(path)).startswith(_DATASETS):
         return Corpus.from_dataset(**_dataset(dataset), **how)
@@ -134,6 +155,11 @@ def _dataset(address: str) -> dict[str, Any]:
             raise OptionError(f"limit must be a number of documents. Got {given['limit']!r}.")
         given["limit"] = int(given["limit"])
     return {"dataset": name, **given}
+
+
+def is_of_chats(dictionary: "Dictionary") -> bool:
+    """Whether a dictionary was built from some roles of conversations, so that text for it is conversations too."""
+    return bool(dictionary.provenance and dictionary.provenance.capture.get("roles"))
 
 
 def _tokenizer_of(model_name: str) -> Any:

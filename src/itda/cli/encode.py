@@ -54,12 +54,14 @@ def encode(
     with common.plain_warnings():
         if spread is None:
             dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-            texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
+            texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors,
+                                       chats=common.is_of_chats(dictionary))  # fmt: skip
             encoding = encode_corpus(dictionary, loaded, texts, **asked)
         else:
             dictionary = Dictionary.from_pretrained(str(folder))
             name, load = model or dictionary.model_id, common.load_options(device, dtype, attention, tokenizer)
-            texts = common.open_corpus(corpus, name, split_on, text_field, encoding_errors)
+            texts = common.open_corpus(corpus, name, split_on, text_field, encoding_errors,
+                                       chats=common.is_of_chats(dictionary))  # fmt: skip
             encoding = scale.encode(dictionary, name, texts, folder=parts, load=load, **asked, **spread)
     encoding.save(out, overwrite=overwrite)
     if spread is not None:

@@ -73,12 +73,14 @@ def evaluate(
             report = evaluate_activations(dictionary, stored, steps=steps, seed=seed, memory=memory)
         elif spread is None:
             dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-            texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
+            texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors,
+                                       chats=common.is_of_chats(dictionary))  # fmt: skip
             report = evaluate_on(dictionary, loaded, texts, **asked)
         else:
             dictionary = Dictionary.from_pretrained(str(folder))
             name, load = model or dictionary.model_id, common.load_options(device, dtype, attention, tokenizer)
-            texts = common.open_corpus(corpus, name, split_on, text_field, encoding_errors)
+            texts = common.open_corpus(corpus, name, split_on, text_field, encoding_errors,
+                                       chats=common.is_of_chats(dictionary))  # fmt: skip
             parts = folder.with_name(f"{folder.name}.evaluation") if folder.is_dir() else None
             report = scale.evaluate(dictionary, name, texts, folder=parts, load=load, **asked, **spread)
             if parts is not None:
