@@ -16,6 +16,7 @@ from itda.data.activations import Activations, BareRows
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
 from itda.data.entries import RowsOnDisk
+from itda.data.sources import Sources
 from itda.errors import OptionError
 from itda.models.loading import Model, checked_model
 from itda.options import checked
@@ -105,13 +106,21 @@ def build_many(
 
 
 def build_from_activations(
-    rows: Any, *, checkpoint: str | Path | None = None, every: float = 60.0, progress: bool = True, **options: Any
+    rows: Any,
+    *,
+    sources: Any = None,
+    checkpoint: str | Path | None = None,
+    every: float = 60.0,
+    progress: bool = True,
+    **options: Any,
 ) -> Dictionary:
     """Build a dictionary from rows that are already there, in their order.
 
     Args:
         rows: Activations or StoredActivations, which bring their sources; or any matrix (N, D), which gets its
             row numbers.
+        sources: where the rows of a bare matrix come from: a name for each (`recording 3`), or a table with the columns
+            `item`, and if wanted `position` (a number) and `label` (what is read for it, as `patch 3, 4`).
         checkpoint, every: as for `build`.
         progress: draw a bar on stderr.
         options: fields of `BuildRequest`.
@@ -119,7 +128,7 @@ def build_from_activations(
     Raises: ShapeError, ActivationError, OptionError; as `build` with a checkpoint.
     """
     request = checked(BuildRequest, options)
-    given = _in_blocks(rows)
+    given = _in_blocks(rows, sources)
     with progress_bars.bar("build", len(given), show=progress) as bar:
         dictionary = built_from_rows(given, request, checkpoint=checkpoint, every=every, bar=bar).dictionary
     _tell(dictionary.site if dictionary.provenance else "rows", dictionary)
@@ -146,11 +155,28 @@ def split_options(options: Mapping[str, Any]) -> tuple[BuildRequest, dict[str, A
     return request, {name: value for name, value in options.items() if name in others}
 
 
-def _in_blocks(rows: Any) -> Activations | RowsOnDisk | BareRows:
+def _in_blocks(rows: Any, sources: Any = None) -> Activations | RowsOnDisk | BareRows:
     """Whatever the rows are, as something that gives them in blocks."""
+    if sources is not None and isinstance(rows, RowsOnDisk | Activations):
+        raise OptionError("These activations bring their sources. Leave sources= out, or give their .rows.")
     if isinstance(rows, RowsOnDisk):
         return rows.whole()
     if isinstance(rows, Activations):
         as_matrix(rows.rows, "rows", "N, D")
         return rows
-    return BareRows(as_matrix(rows, "rows", "N, D"))
+    return BareRows(as_matrix(rows, "rows", "N, D"), None if sources is None else _named(sources))
+
+
+def _named(table: Any) -> Sources:
+    """A table of sources, or a list of names, as sources."""
+    if isinstance(table, Sources):
+        return table
+    if not hasattr(table, "keys"):  # a list of names
+        return Sources.of_items(table)
+    there = list(table.keys())  # a table of pandas has keys, and is no dict
+    unknown = sorted(set(there) - {"item", "position", "label"})
+    if unknown or "item" not in there:
+        what = f"Got {unknown[0]!r}" if unknown else "It has no items"
+        raise OptionError(f"A table of sources has the columns item, position and label. {what}.")
+    columns = [list(table[name]) if name in there else None for name in ("item", "position", "label")]
+    return Sources.of_items(columns[0] or [], columns[1], columns[2])

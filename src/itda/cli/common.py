@@ -83,8 +83,8 @@ Roles = Annotated[
     list[str] | None,
     typer.Option(
         "--role",
-        help="The text is conversations, objects with `messages`, as the model's chat template writes them: take tokens "
-        "of this role only (assistant, user, system). May be given several times.",
+        help="The text is conversations, objects with `messages`, as the model's chat template writes them: take "
+        "tokens of this role only (assistant, user, system). May be given several times.",
     ),
 ]
 Every = Annotated[float, typer.Option(help="Seconds between two checkpoints.")]

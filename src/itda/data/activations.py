@@ -12,7 +12,7 @@ from torch import Tensor
 from itda.data import files
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources
-from itda.errors import FormatError
+from itda.errors import FormatError, ShapeError
 
 
 class Block(NamedTuple):
@@ -101,19 +101,37 @@ class Activations(Rows):
 
 
 class BareRows(Rows):
-    """Rows of any matrix: they come in blocks as activations do, and have row numbers for sources."""
+    """Rows of any matrix: they come in blocks as activations do, with row numbers or a table for sources."""
 
     provenance = None
     documents: tuple[str, ...] = ()
 
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
+    def __init__(self, rows: Tensor, sources: Sources | None = None) -> None:
+        """Rows (N, D), and where they come from, if anybody knows.
+
+        Raises: ShapeError if the sources are not as many.
+        """
+        if sources is not None and len(sources) != len(rows):
+            raise ShapeError(f"Every row needs its source. Got {len(rows)} rows and {len(sources)} sources.")
+        self.rows, self._sources = rows, sources
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the rows, and of the names they were given."""
+        if self._sources is None:
+            return super().fingerprint
+        named = hashlib.blake2b(super().fingerprint.encode(), digest_size=16)
+        for name, tensor in sorted(self._sources.to_tensors().items()):
+            named.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return named.hexdigest()
 
     def blocks(self, size: int, *, first: int = 0) -> Iterator[Block]:
         """The rows from `first` on in pieces of at most `size`."""
         for start in range(first, len(self), size):
             part = self.rows[start : start + size]
-            yield Block(part, Sources.of_rows(len(part), first=start))
+            places = torch.arange(start, start + len(part))
+            known = None if self._sources is None else self._sources.select(places)
+            yield Block(part, Sources.of_rows(len(part), first=start) if known is None else known)
 
 
 def _matrix(rows: Tensor) -> Tensor:

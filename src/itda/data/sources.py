@@ -5,7 +5,9 @@ model, whatever its tokenizer. Rows share the windows of text that the model rea
 a row costs nothing extra and shows exactly what the model saw.
 """
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -18,7 +20,13 @@ from itda.shown import printable
 
 _ID_BYTES = 16
 _COLUMNS = ("row", "window", "char_start", "char_end", "token_id", "token_index")
+_NO_TOKEN = -1  # id of a row that is no token
 _CONTEXT_BEFORE, _CONTEXT_AFTER = 120, 40  # characters of `Source.text` around the token
+
+
+def item_id(name: str) -> str:
+    """32 hexadecimal digits that name an item, as a text's hash names a document."""
+    return hashlib.blake2b(name.encode(), digest_size=_ID_BYTES).hexdigest()
 
 
 class Window(NamedTuple):
@@ -63,6 +71,8 @@ class Source:
         """The same with so many characters around the token."""
         if self.document is None:
             return f"row {self.row}"
+        if not self.token and self.char_start == self.char_end and self.token_id == _NO_TOKEN:
+            return printable(self.before)  # an item of a table, as a whole
         return "{}[{}]{}".format(*self.quoted(before, after))
 
     def quoted(self, before: int = _CONTEXT_BEFORE, after: int = _CONTEXT_AFTER) -> tuple[str, str, str]:
@@ -175,6 +185,48 @@ class Sources:
         """The sources of a bare array: row numbers and nothing else."""
         nothing = torch.full((count,), -1, dtype=torch.int64)
         return cls(torch.arange(first, first + count), nothing, nothing, nothing, nothing, nothing, (), {})
+
+    @classmethod
+    def of_items(
+        cls, items: Sequence[str], positions: Sequence[int] | None = None, labels: Sequence[str] | None = None
+    ) -> "Sources":
+        """The sources of rows that are no tokens: patches of images, moments of recordings, embeddings of anything.
+
+        Args:
+            items: the name of what each of N rows comes from, as `cat.png`.
+            positions: its place there; by default rows of an item are counted.
+            labels: what is read for it, as `patch 3, 4`; without them a source is its item.
+        Raises: ShapeError if they are not as many; or if two rows have one item and position.
+        """
+        names = list(items)
+        counted: Counter[str] = Counter()
+        places = []
+        for name in names:
+            if not isinstance(name, str):
+                raise ShapeError(f"An item is named by a text. Got {type(name).__name__}.")
+            places.append(counted[name])
+            counted[name] += 1
+        if positions is not None:
+            places = [int(position) for position in positions]
+        if len(places) != len(names) or (labels is not None and len(labels) != len(names)):
+            raise ShapeError(f"A table of sources needs one entry a row in every column. Got {len(names)} items.")
+        if len(set(zip(names, places, strict=True))) < len(names) or min(places, default=0) < 0:
+            raise ShapeError("Two rows have the same item and position, or a position is below 0: they have no name.")
+        number = {name: index for index, name in enumerate(counted)}
+        kinds = {label: index for index, label in enumerate(dict.fromkeys(map(str, labels or ())))}
+        # Behind its name, so that item and position are the name of a row across models
+        ends = torch.tensor([len(name) + place for name, place in zip(names, places, strict=True)], dtype=torch.int64)
+        ids = [kinds[str(label)] for label in labels] if labels is not None else [_NO_TOKEN] * len(names)
+        return cls(
+            row=torch.arange(len(names)),
+            window=torch.tensor([number[name] for name in names], dtype=torch.int64),
+            char_start=ends,
+            char_end=ends.clone(),
+            token_id=torch.tensor(ids, dtype=torch.int64),
+            token_index=torch.tensor(places, dtype=torch.int64),
+            windows=tuple(Window(item_id(name), 0, name) for name in number),
+            token_names={index: label for label, index in kinds.items()},
+        )
 
     @classmethod
     def concatenate(cls, parts: Iterable["Sources"]) -> "Sources":

@@ -40,7 +40,7 @@ def random_atoms(
     The windows' text travels with the dictionary, so the baseline needs no second corpus. None where
     there is no text or too little of it.
     """
-    if not dictionary.sources.named:
+    if not dictionary.sources.named or dictionary.provenance is None:  # a table of items has no text to read
         return None
     generator = np.random.default_rng(seed)
     windows = dictionary.sources.windows

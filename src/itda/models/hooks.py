@@ -57,7 +57,7 @@ def read(module: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str, 
 
     Args:
         module: the transformers model.
-        inputs: what it is called with; `input_ids` (B, T) among it.
+        inputs: what it is called with; `input_ids` (B, T) among it, if it reads tokens.
         sites: the places.
     Returns: site name -> activations (B, T, D), as the model computed them.
     Raises: SiteError for a place that the pass never reached or that has no row per token.
@@ -130,10 +130,14 @@ def _attach(module: nn.Module, site: Site, use: Callable[[Site, Tensor], Tensor 
 
 
 def per_token(value: Tensor, inputs: Inputs, site: Site) -> Tensor:
-    """The value as (B, T, D).
+    """The value as (B, T, D); of inputs that are no tokens, T is as many as there are.
 
     Raises: SiteError if it does not have one row per token.
     """
+    if "input_ids" not in inputs:
+        if value.ndim != 3 or len(value) != len(next(iter(inputs.values()))):
+            raise SiteError(f"{site.name!r} does not have rows for each item: its shape is {tuple(value.shape)}.")
+        return value
     batch, tokens = inputs["input_ids"].shape
     if value.ndim == 2 and len(value) == batch * tokens:  # some MLPs and routers see one long list of tokens
         return value.view(batch, tokens, -1)
