@@ -1,11 +1,13 @@
+import importlib.util
 import json
 import shutil
 
 import pytest
 import torch
 
+import itda
 from itda import Corpus, capture, load_model, wrap
-from itda.errors import MismatchError, ModelError
+from itda.errors import MismatchError, MissingExtraError, ModelError
 from itda.models.fingerprints import DifferentSettingsWarning
 from itda.models.losses import divergence, next_token_loss, predict
 from support import tiny
@@ -210,3 +212,33 @@ def test_the_models_config_is_not_changed_by_use(saved):
     before = json.dumps(model.module.config.to_dict(), default=str)
     _ = model.record, model.causal, model.sites()
     assert json.dumps(model.module.config.to_dict(), default=str) == before
+
+
+@pytest.mark.filterwarnings("ignore:MatMul8bitLt", "ignore::DeprecationWarning")
+def test_a_model_in_8_bits(data, stories):
+    where = data / "models" / "stories260k"
+    model, whole = load_model(where, dtype="8bit"), load_model(where)
+    assert model.precision == "float32, 8bit"
+    train, held_out = stories.split(held_out=0.05)
+    dictionary = itda.build(model, train, site="resid_post.2", atoms=64, tokens=1000, progress=False)
+    assert itda.evaluate(dictionary, model, held_out, tokens=300, progress=False).delta_ce > 0
+    with pytest.warns(DifferentSettingsWarning, match="dtype 'float32, 8bit' then, 'float32' now"):
+        itda.explain(dictionary, whole, "Once upon a time")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_in_4_bits_is_loaded_so(data):
+    # Without gradients its kernels for processors are not in the package: a forward pass needs a GPU
+    where = data / "models" / "stories260k"
+    model, whole = load_model(where, dtype="4bit"), load_model(where)
+    assert model.precision == "float32, 4bit"
+    assert type(model.module.model.layers[0].mlp.down_proj).__name__ == "Linear4bit"
+    assert model.sites() == whole.sites()
+    assert model.record.is_same_model(whole.record)
+
+
+def test_few_bits_without_what_they_need(data, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    with pytest.raises(MissingExtraError, match="'quantized'"):
+        load_model(data / "models" / "stories260k", dtype="4bit")

@@ -59,7 +59,8 @@ Device = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Data type of the weights: float32, bfloat16, ...; by default float32 on the CPU, else the model's own."
+        help="Data type of the weights: float32, bfloat16, ..., 8bit, 4bit; by default float32 on the CPU, else the "
+        "model's own."
     ),
 ]
 Attention = Annotated[str | None, typer.Option(help="transformers' attention implementation: eager, sdpa, ...")]

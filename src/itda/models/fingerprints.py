@@ -30,6 +30,7 @@ _VOLATILE = frozenset(
         "dtype",
         "output_attentions",
         "output_hidden_states",
+        "quantization_config",
         "return_dict",
         "torch_dtype",
         "transformers_version",

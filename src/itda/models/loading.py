@@ -21,6 +21,7 @@ from itda.models.sites import Site, list_sites, resolve, text_config
 
 EMBEDDED = "embedded"
 _DEFAULT_WINDOW = 128
+_BITS = {"8bit": "load_in_8bit", "4bit": "load_in_4bit"}
 _SPREAD = ("auto", "disk")  # placements that accelerate makes
 
 
@@ -61,6 +62,15 @@ class Model:
         """Data type of its parameters."""
         dtype: torch.dtype = self.module.dtype
         return dtype
+
+    @property
+    def precision(self) -> str:
+        """What its weights are kept as: the data type, and how they are quantized, if they are."""
+        method = getattr(self.module, "quantization_method", None)
+        how = getattr(getattr(self.module.config, "quantization_config", None), "quant_method", method)
+        bits = next((name for name in _BITS if getattr(self.module, f"is_loaded_in_{name}", False)), how)
+        plain = str(self.dtype).removeprefix("torch.")
+        return f"{plain}, {getattr(bits, 'value', bits)}" if bits is not None else plain
 
     @property
     def width(self) -> int:
@@ -161,7 +171,7 @@ class Model:
             parameters=parameters,
             tokenizer=fingerprints.tokenizer_hash(self.tokenizer),
             settings={
-                "dtype": str(self.dtype).removeprefix("torch."),
+                "dtype": self.precision,
                 "device": self.device.type,
                 "attention": str(getattr(self.module.config, "_attn_implementation", None)),
             },
@@ -186,6 +196,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     attention: str | None = None,
     revision: str | None = None,
+    quantization: Any = None,
     trust_remote_code: bool = False,
 ) -> Model:
     """Load a Hugging Face model and its tokenizer.
@@ -196,9 +207,11 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1`, `auto` to spread it over what there is, or `disk` for a model larger than
             memory: its weights are read as they are needed, and a capture runs it layer by layer. By default the
             accelerator if there is one.
-        dtype: data type of the weights; by default float32 on the CPU and the model's own elsewhere.
+        dtype: data type of the weights; by default float32 on the CPU and the model's own elsewhere. `8bit` and `4bit`
+            are those of bitsandbytes (extra `quantized`).
         attention: transformers' attention implementation (`eager`, `sdpa`, ...).
         revision: of a name on the hub.
+        quantization: a quantization configuration of transformers, in place of `8bit` and `4bit`.
         trust_remote_code: let transformers run code from the model's repository.
     Returns: the model in evaluation mode.
     Raises: ModelError that says what is missing.
@@ -213,7 +226,13 @@ def load_model(
     logging.disable_progress_bar()
     try:
         config = transformers.AutoConfig.from_pretrained(source, **options)
+        bits = _BITS.get(dtype) if isinstance(dtype, str) else None
+        if bits is not None:
+            quantization, dtype = _quantization(bits, transformers), None
         settings: dict[str, Any] = {"dtype": dtype or ("float32" if placement == "cpu" else "auto"), **options}
+        if quantization is not None:
+            settings["quantization_config"] = quantization
+            settings["device_map"] = {"": placement}
         if attention:
             settings["attn_implementation"] = attention
         if placement in _SPREAD:
@@ -224,11 +243,11 @@ def load_model(
             atexit.register(shutil.rmtree, settings["offload_folder"], ignore_errors=True)
         module = model_class(config, transformers).from_pretrained(source, config=config, **settings)
         check_kind(module)
-        if placement not in _SPREAD:
+        if placement not in _SPREAD and quantization is None:
             module = module.to(placement)
         if tokenizer is None or isinstance(tokenizer, str | Path):
             tokenizer = load_tokenizer(tokenizer or source, transformers, options)
-    except ModelError:
+    except (ModelError, MissingExtraError):
         raise
     except Exception as error:  # transformers lets through whatever a damaged file led to
         raise ModelError(
@@ -294,6 +313,17 @@ def _placement(device: str | None) -> str:
         except (RuntimeError, AssertionError, TypeError) as error:
             raise ModelError(f"There is no device {device!r} here. Use cpu, cuda, cuda:1, auto or disk.") from error
     return device
+
+
+def _quantization(bits: str, transformers: Any) -> Any:
+    """What transformers is told for weights of so many bits.
+
+    Raises: MissingExtraError.
+    """
+    for needed in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(needed) is None:
+            raise MissingExtraError("A model in 8 or 4 bits", "quantized")
+    return transformers.BitsAndBytesConfig(**{bits: True})
 
 
 def _needs_accelerate(placement: str) -> None:
