@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from itda.building import build, build_from_activations, build_many, extend, extend_from_activations, merge
-    from itda.capturing import capture
+    from itda.capturing import capture, capture_generation
     from itda.data.activations import Activations
     from itda.data.corpus import Corpus
     from itda.data.dictionary import Dictionary
@@ -54,6 +54,7 @@ _HOMES = {
     "build_from_activations": "itda.building",
     "build_many": "itda.building",
     "capture": "itda.capturing",
+    "capture_generation": "itda.capturing",
     "compare_codes": "itda.evaluation",
     "encode": "itda.encoding",
     "evaluate": "itda.evaluation",
@@ -87,6 +88,7 @@ __all__ = [
     "build_from_activations",
     "build_many",
     "capture",
+    "capture_generation",
     "compare_codes",
     "encode",
     "evaluate",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from itda import progress as progress_bars
+from itda.capturing.generating import capture_generation
 from itda.capturing.options import CaptureOptions
 from itda.capturing.position import Position
 from itda.capturing.running import Capture, FewerRowsWarning, decomposed, window_length
@@ -29,6 +30,7 @@ __all__ = [
     "Position",
     "capture",
     "capture_at_most",
+    "capture_generation",
     "capture_like",
     "decomposed",
     "in_groups",

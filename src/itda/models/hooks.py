@@ -86,6 +86,22 @@ def read(module: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str, 
 
 
 @contextmanager
+def recording(module: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, what every pass has at some sites is kept, pass after pass, as the model computed it."""
+    found: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+
+    def keep(site: Site, value: Tensor) -> None:
+        found[site.name].append(value.detach().clone())
+
+    handles = [_attach(module, site, keep) for site in sites]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def editing(module: nn.Module, site: Site, change: Callable[[Tensor], Tensor], inputs: Inputs) -> Iterator[None]:
     """While open, the activations (B, T, D) at a site are what `change` makes of them."""
 
