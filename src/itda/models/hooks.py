@@ -150,6 +150,8 @@ def per_token(value: Tensor, inputs: Inputs, site: Site) -> Tensor:
 
     Raises: SiteError if it does not have one row per token.
     """
+    if not inputs:
+        raise SiteError("A part of the model was called by itself, so its tokens are not known. Call model.module.")
     if "input_ids" not in inputs:
         if value.ndim != 3 or len(value) != len(next(iter(inputs.values()))):
             raise SiteError(f"{site.name!r} does not have rows for each item: its shape is {tuple(value.shape)}.")
@@ -157,6 +159,8 @@ def per_token(value: Tensor, inputs: Inputs, site: Site) -> Tensor:
     batch, tokens = inputs["input_ids"].shape
     if value.ndim == 2 and len(value) == batch * tokens:  # some MLPs and routers see one long list of tokens
         return value.view(batch, tokens, -1)
+    if value.ndim == 4 and value.shape[:2] == (batch, tokens):  # heads apart, as TransformerLens has them
+        return value.flatten(2)
     if value.ndim != 3 or value.shape[:2] != (batch, tokens):
         raise SiteError(
             f"{site.name!r} does not have one row per token: its shape is {tuple(value.shape)} for "
