@@ -42,9 +42,9 @@ def test_everything_is_done_with_it_that_is_done_with_any_model(lens, gpt2, stor
     before = lens.module(input_ids=ids).logits
     vector = SteeringVector.fit(lens, [("good", "bad"), ("old", "new")], sites=["resid_post.1"], progress=False)
     with vector.apply(lens, strength=1.0):
-        assert not torch.allclose(lens.module(input_ids=ids).logits, before)
         with pytest.raises(SiteError, match=r"Call model\.module"):
             lens.module.hooked(ids)
+        assert not torch.allclose(lens.module(input_ids=ids).logits, before)
     assert torch.equal(lens.module.hooked(ids), before)
     assert not lens.record.is_same_model(gpt2.record)
 
