@@ -79,6 +79,20 @@ def test_the_guide_to_steering_runs(tmp_path, monkeypatch, capsys):
         assert output.out.strip(), line
 
 
+@pytest.mark.documentation
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_guide_to_other_tools_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "ecosystem.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL):
+        exec(compile(block, "ecosystem.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "blocks.3.hook_resid_post True" in printed
+    assert "recording[" in printed
+    assert list(Path("log").glob("events*"))
+
+
 def test_what_it_names_is_there():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make (\w+)`", README):
