@@ -1,7 +1,8 @@
 """What a user asks for, and the builder that does it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
@@ -25,6 +26,7 @@ from itda.building.paper import PaperBuilder
 from itda.building.snmf import SnmfBuilder
 from itda.errors import ActivationError, OptionError
 from itda.options import one_of, seed_number
+from itda.plugins import Registry
 from itda.pursuit import Coding, default_coding, default_steps
 from itda.pursuit.memory import free
 
@@ -32,20 +34,33 @@ from itda.pursuit.memory import free
 _THRESHOLD_BLOCK = 64
 _POOL_BYTES = 8  # for each number of a pool: kept as it came, and worked on once more
 
-Method = Literal[
-    "budget", "greedy", "mixture", "paper", "learned", "random", "kmeans", "token_means", "snmf"
-]  # fmt: skip
-_BUILDERS: dict[str, tuple[type[Builder], type[BuildOptions]]] = {
-    "budget": (BudgetBuilder, BudgetOptions),
-    "greedy": (GreedyBuilder, GreedyOptions),
-    "mixture": (MixtureBuilder, MixtureOptions),
-    "paper": (PaperBuilder, PaperOptions),
-    "learned": (LearnedBuilder, LearnedOptions),
-    "random": (RandomBuilder, PoolOptions),
-    "kmeans": (KmeansBuilder, PoolOptions),
-    "token_means": (TokenMeansBuilder, PoolOptions),
-    "snmf": (SnmfBuilder, SnmfOptions),
-}
+Way = tuple[type[Builder], type[BuildOptions]]
+"""A builder and the options it takes."""
+
+
+def _accepted(name: str, added: Any) -> Way:
+    builder, options = added
+    if not (issubclass(builder, Builder) and issubclass(options, BuildOptions)):
+        raise TypeError("it must be a Builder and the BuildOptions it takes, as a pair")
+    return builder, options
+
+
+_BUILDERS: Registry[Way] = Registry(
+    "itda.builders",
+    {
+        "budget": (BudgetBuilder, BudgetOptions),
+        "greedy": (GreedyBuilder, GreedyOptions),
+        "mixture": (MixtureBuilder, MixtureOptions),
+        "paper": (PaperBuilder, PaperOptions),
+        "learned": (LearnedBuilder, LearnedOptions),
+        "random": (RandomBuilder, PoolOptions),
+        "kmeans": (KmeansBuilder, PoolOptions),
+        "token_means": (TokenMeansBuilder, PoolOptions),
+        "snmf": (SnmfBuilder, SnmfOptions),
+    },
+    _accepted,
+)
+"""Other packages may add to it; see `itda.plugins`."""
 NAMELESS = ("learned", "token_means", "snmf")
 """Methods whose atoms are no activations."""
 _SPECIAL = ("max_unexplained", "max_cosine_gap", "block", "pool", "passes", "rounds", "parts", "kept")
@@ -60,11 +75,11 @@ class BuildRequest:
     """How many atoms; without a threshold, by default 8 times the width, at most a quarter of the rows."""
     steps: int | None = None
     """Pursuit steps K, how many atoms codes have in the mean; max(4, min(40, D / 16)) by default."""
-    method: Method | None = None
+    method: str | None = None
     """Activations: `budget`, those that serve best together, the default for a number of atoms; `greedy`, the worst
     explained rows first, the default for a threshold or a block; `paper`, the published rule. Mixtures of up to five of
     them: `mixture`. Baselines: `random`, `kmeans`, and those whose atoms have no name: `token_means`, `learned`, and
-    `snmf` for MLP neurons."""
+    `snmf` for MLP neurons. Other packages may add more."""
     max_unexplained: float | None = None
     """Threshold of `greedy`, instead of a size or besides it: share of a row's energy that is unexplained."""
     max_cosine_gap: float | None = None
@@ -88,6 +103,8 @@ class BuildRequest:
     """Activations in a `mixture`, 1 to 5; by default 5."""
     kept: float | None = None
     """Share of the neurons that an atom of `snmf` keeps; by default 0.01."""
+    extra: Mapping[str, Any] | None = None
+    """Options of a method that another package adds, beside those here."""
     seed: int = 0
     """Of every random choice among the rows."""
     backend: str = "auto"
@@ -99,7 +116,7 @@ class BuildRequest:
         if self.method is None:
             of_greedy = self.max_unexplained is not None or self.block is not None
             object.__setattr__(self, "method", "greedy" if of_greedy else "budget")
-        one_of("method", self.method, get_args(Method))
+        one_of("method", self.method, tuple(_BUILDERS))
         seed_number(self.seed)
         if self.coding is not None and not isinstance(self.coding, Coding):
             raise OptionError(f"coding must be an itda Coding. Got {type(self.coding).__name__} instead.")
@@ -111,6 +128,11 @@ class BuildRequest:
             raise OptionError(
                 f"{foreign[0]} is not an option of method={self.method!r}. Leave it out, or take "
                 f"method={' or '.join(map(repr, owners))}."
+            )
+
+        if unknown := sorted(set(self.extra or ()) - self._own):
+            raise OptionError(
+                f"method={self.method!r} has no option {unknown[0]!r}. It has {', '.join(sorted(self._own))}."
             )
 
     @property
@@ -156,7 +178,7 @@ class BuildRequest:
         if self.method == "greedy":
             given["expected_rows"] = rows
         kind, options = _BUILDERS[str(self.method)]
-        made = options(**given)
+        made = options(**given, **(self.extra or {}))
         if isinstance(made, PoolOptions):
             check_room(min(made.rows_kept, rows), width)
         return kind(width, coding, made, backend=self.backend, memory=self.memory)

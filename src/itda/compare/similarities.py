@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from itda.data.entries import RowsOnDisk
 from itda.data.sources import Sources
 from itda.errors import MismatchError, OptionError, ShapeError
 from itda.options import flag
+from itda.plugins import Registry
 
 Looks = Literal["nets", "sums", "sample", "scalar"]
 
@@ -37,7 +38,7 @@ class Measure(NamedTuple):
         return self.function.__doc__ or ""
 
 
-_MEASURES = {
+_OWN = {
     measure.name: measure
     for measure in (
         Measure("overlap", "nets", True, nets.overlap),
@@ -61,8 +62,18 @@ _MEASURES = {
         Measure("median_norm", "scalar", True, scalars.median_norm),
     )
 }
-SCALARS = tuple(name for name, measure in _MEASURES.items() if measure.looks == "scalar")
+SCALARS = tuple(name for name, measure in _OWN.items() if measure.looks == "scalar")
 """Measures of a single number, which any other should beat."""
+
+
+def _accepted(name: str, added: Any) -> Measure:
+    if not isinstance(added, Measure) or added.looks not in get_args(Looks):
+        raise TypeError("it must be an itda.compare.similarities.Measure")
+    return added._replace(name=name)
+
+
+_MEASURES: Registry[Measure] = Registry("itda.measures", _OWN, _accepted)
+"""Other packages may add to it; see `itda.plugins`."""
 
 
 class Known:

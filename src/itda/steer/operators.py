@@ -1,11 +1,13 @@
 """What is done to an activation: each operator with its formula, and the unit of its strength."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
+
+from itda.plugins import Registry
 
 
 class Operator(NamedTuple):
@@ -61,9 +63,17 @@ def _norms(values: Tensor) -> Tensor:
     return found
 
 
-OPERATORS = {
+def _accepted(name: str, added: Any) -> Operator:
+    if not isinstance(added, Operator):
+        raise TypeError("it must be an itda.steer.operators.Operator")
+    return added
+
+
+_OWN = {
     "add": Operator(add, True, "the median norm of activations at the site, times the vector's own length"),
     "add_norm": Operator(add_keeping_norm, True, "the same as of add, after which the old norm is restored"),
     "rotate": Operator(rotate, False, "the length of the activation, before its old norm is restored"),
     "ablate": Operator(ablate, False, "all of the activation's part along the direction"),
 }
+OPERATORS: Registry[Operator] = Registry("itda.operators", _OWN, _accepted)
+"""By name; other packages may add to it, see `itda.plugins`."""

@@ -9,6 +9,7 @@ from itda.errors import OptionError, OutputError
 from itda.options import whole
 from itda.view import pages, site
 from itda.view.shelf import Shelf
+from itda.view.views import VIEWS
 
 _MARK = "itda-pages"  # a file by which a folder of pages is known as ours, to be overwritten
 
@@ -73,6 +74,8 @@ def _all(shown: site.Site, shelf: Shelf) -> Iterator[tuple[str, site.Answer]]:
         yield f"d/{name}/index.html", shown.dictionary(name)
         yield f"d/{name}/atoms.js", shown.table_script(name)
         yield f"d/{name}/explain.html", shown.explain(name)
+        for view in VIEWS:
+            yield f"d/{name}/views/{view}.html", shown.view(name, view)
         if shown.explained(name):
             yield f"d/{name}/explained.js", shown.explained_script(name)
         for atom in shown.written(name) or range(len(book.records)):

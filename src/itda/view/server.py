@@ -168,6 +168,10 @@ def application(shelf: Shelf, opener: Opener, *, host: str = LOCAL[0], token: st
     def steer_page(name: str) -> Response:
         return answer(shown.steer(name))
 
+    @app.get("/d/{name}/views/{view}.html", include_in_schema=False)
+    def view_page(name: str, view: str) -> Response:
+        return answer(shown.view(name, view))
+
     @app.get("/d/{name}/atoms/{atom}.html", include_in_schema=False)
     def atom_page(name: str, atom: Number) -> Response:
         return answer(shown.atom(name, atom))

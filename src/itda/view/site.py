@@ -12,6 +12,7 @@ from itda.html import visible
 from itda.view import pages, results
 from itda.view.notes import LONGEST
 from itda.view.shelf import Book, Shelf
+from itda.view.views import VIEWS
 
 ROWS = 100  # of the table that are in the page itself
 COLUMNS = {"atom": "atom", "token": "token", "uses": "uses", "size": "size", "one_in": "one in", "text": "text"}
@@ -81,7 +82,7 @@ class Site:
             "dictionary.html", 2, name, lines=pages.summary(records), scores=pages.fidelity(records),
             charts=pages.dictionary_charts(records), columns=COLUMNS.items(), rows=rows, total=f"{len(records):,}",
             chart_names=CHARTS, predicts=records.facts["predicts"],
-            map_name=records.facts["map"],
+            map_name=records.facts["map"], views=list(VIEWS),
         )  # fmt: skip
 
     def written(self, name: str) -> list[int] | None:
@@ -150,6 +151,21 @@ class Site:
             "steer.html", 2, name, sample=_sample(book)[:100], longest_text=LONGEST_TEXT, atoms=len(book.records),
             vectors=list(self.shelf.vectors), longest_answer=LONGEST_ANSWER,
         )  # fmt: skip
+
+    def view(self, name: str, view: str) -> Answer:
+        """A page that another package adds.
+
+        Raises: OptionError for an unknown name, or if the package fails.
+        """
+        book = self.shelf.book(name)
+        if view not in VIEWS:
+            raise OptionError(f"There is no view {visible(view)!r}. There are {', '.join(VIEWS) or 'none'}.")
+        found = VIEWS[view]
+        try:
+            content = found.render(book.records)
+        except Exception as error:  # whatever a package of someone else's leads to
+            raise OptionError(f"The view {view!r} failed: {type(error).__name__}: {error}") from error
+        return self._page("view.html", 3, name, title=found.title, content=content)
 
     def explained_script(self, name: str) -> Answer:
         """The texts that were explained beforehand."""
