@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from itda.cli import common
+from itda.errors import OptionError
+from itda.options import one_of
 
 
 def import_(
@@ -40,25 +42,61 @@ def import_(
 def export(
     folder: common.Folder,
     out: common.Out,
+    to: Annotated[str, typer.Option(help="`saelens`, or `neuronpedia`, which needs a text and names.")] = "saelens",
     model: Annotated[
         str | None,
-        typer.Option(help="Name the hook as a module of this transformers model, not as TransformerLens does."),
+        typer.Option(
+            help="For saelens: name the hook as a module of this transformers model, not as TransformerLens does. For "
+            "neuronpedia: the model, if not the one recorded in the dictionary."
+        ),
     ] = None,
+    corpus: Annotated[Path | None, typer.Option(help="For neuronpedia: text to show atoms in.")] = None,
+    tokens: Annotated[int, typer.Option(help="For neuronpedia: so many tokens of it.")] = 100_000,
+    model_id: Annotated[str | None, typer.Option(help="For neuronpedia: what it calls the model.")] = None,
+    source_set: Annotated[str | None, typer.Option(help="For neuronpedia: as itda-res-16k, without the layer.")] = None,
+    author: Annotated[str | None, typer.Option(help="For neuronpedia: who is shown as the creator.")] = None,
+    title: Annotated[str | None, typer.Option(help="For neuronpedia: of the release.")] = None,
     overwrite: common.Overwrite = False,
     json: common.Json = False,
 ) -> None:
-    """Write a dictionary as SAELens keeps an autoencoder; `itda.adapters.saelens.register()` makes it known there.
+    """Write a dictionary as SAELens keeps an autoencoder, or as Neuronpedia exports one.
+
+    `itda.adapters.saelens.register()` makes it known to SAELens.
 
     Example: `itda export runs/l2 --out sae-folder`
     """
     from itda.adapters import saelens
     from itda.data.dictionary import Dictionary
 
+    one_of("to", to, ("saelens", "neuronpedia"))
+    names = {"--corpus": corpus, "--model-id": model_id, "--source-set": source_set, "--author": author}
+    given = [name for name, value in names.items() if value is not None]
+    if to == "saelens" and given:
+        raise OptionError(f"{given[0]} is for --to neuronpedia. Leave it out.")
+    if to == "neuronpedia" and (missing := [name for name in names if name not in given]):
+        raise OptionError(f"Neuronpedia shows atoms in a text, under names: give {', '.join(missing)} too.")
     dictionary = Dictionary.from_pretrained(str(folder))
-    opened = None if model is None else common.open_model(model)
-    where = saelens.export(dictionary, out, model=opened, overwrite=overwrite)
+    if to == "saelens":
+        opened = None if model is None else common.open_model(model)
+        where = saelens.export(dictionary, out, model=opened, overwrite=overwrite)
+        how = "as SAELens keeps an autoencoder"
+    else:
+        from itda.view import neuronpedia
+        from itda.view.preparing import prepare
+
+        release = neuronpedia.Release(
+            model=str(model_id), source_set=str(source_set), name=str(source_set), title=title or str(source_set),
+            author=str(author),
+        )  # fmt: skip
+        opened = common.open_model(model or dictionary.model_id)
+        text = common.open_corpus(corpus, opened.id, None, "text", "strict")
+        with common.plain_warnings():
+            records = prepare(dictionary, opened, text, tokens=tokens)
+        where = neuronpedia.export(dictionary, records, out, release)
+        how = "as Neuronpedia exports one"
     if json:
         common.print_json({"folder": str(where), "atoms": len(dictionary), "width": dictionary.width})
         return
-    print(f"{where}: {dictionary}, as SAELens keeps an autoencoder")
-    print("  from itda.adapters import saelens; saelens.register(); sae_lens.SAE.load_from_disk(...)")
+    print(f"{where}: {dictionary}, {how}")
+    if to == "saelens":
+        print("  from itda.adapters import saelens; saelens.register(); sae_lens.SAE.load_from_disk(...)")
