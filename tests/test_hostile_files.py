@@ -51,5 +51,9 @@ def test_a_header_that_promises_more_than_there_is(tmp_path, originals):
 def test_there_is_no_pickle_anywhere():
     source = Path(itda.__file__).parent
     for path in source.rglob("*.py"):
-        assert not re.search(r"\b(pickle|torch\.load|torch\.save|marshal|shelve|joblib|dill)\b", path.read_text()), path
-        assert not re.search(r"\b(eval|exec)\(", path.read_text().replace(".eval()", "")), path
+        text = path.read_text()
+        if path == source / "adapters" / "foreign_files.py":  # other people's weights, by the loader that runs nothing
+            assert text.count("torch.load(") == text.count("weights_only=True") == 1
+            text = text.replace("torch.load(", "").replace("import pickle", "").replace("pickle.UnpicklingError", "")
+        assert not re.search(r"\b(pickle|torch\.load|torch\.save|marshal|shelve|joblib|dill)\b", text), path
+        assert not re.search(r"\b(eval|exec)\(", text.replace(".eval()", "")), path

@@ -22,8 +22,8 @@ class Hub:
         self.status: int | None = None
         self.most: int | None = None
         """Bytes after which the connection breaks off, in each answer with a file."""
-        self.budget: int | None = None
-        """Bytes of files that are still sent before every connection breaks off."""
+        self.broken: str | None = None
+        """A file of which no byte is ever sent."""
         self.ranges: list[str] = []
         """From where files were asked for."""
         self.asked: list[str] = []
@@ -56,14 +56,22 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def _refuses(self, parts: list[str], body: bytes = b"") -> int | None:
+        """Everything of a repository `answers/401` is answered so."""
+        wanted = json.loads(body) if parts == ["api", "repos", "create"] else {}
+        if wanted.get("organization") == "answers":
+            return int(wanted["name"])
+        place = parts.index("answers") if "answers" in parts else -1
+        return int(parts[place + 1]) if place >= 0 else self.hub.status
+
     def _parts(self) -> list[str]:
         return unquote(urlsplit(self.path).path).strip("/").split("/")
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         hub, parts = self.hub, self._parts()
-        if hub.status:
-            self._answer({"error": "refused"}, hub.status)
+        if status := self._refuses(parts, body):
+            self._answer({"error": "refused"}, status)
         elif parts == ["api", "repos", "create"]:
             wanted = json.loads(body)
             name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
@@ -101,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, parts = self.hub, self._parts()
-        if hub.status:
-            self._answer({"error": "refused"}, hub.status)
+        if status := self._refuses(parts):
+            self._answer({"error": "refused"}, status)
         elif parts[:2] == ["api", "models"]:
             name = "/".join(parts[2:4])
             if name not in hub.repositories:
@@ -139,13 +147,11 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
         if self.command == "GET":
             hub.asked.append(path)
-        limits = [limit for limit in (hub.most, hub.budget) if limit is not None]
-        allowed = min([len(content) - first, *limits])
+        allowed = len(content) - first if hub.most is None else min(len(content) - first, hub.most)
+        allowed = 0 if path == hub.broken else allowed
         if self.command == "HEAD" or allowed == len(content) - first:
             self._answer(content[first:], 206 if asked else 200, headers)
             return
-        if hub.budget is not None:
-            hub.budget -= allowed
         self.send_response(206 if asked else 200)
         for key, value in {"Content-Length": str(len(content) - first), **headers}.items():
             self.send_header(key, value)

@@ -18,7 +18,7 @@ _BIASES = ("b_dec", "bias", "decoder_bias", "decoder.bias")
 def read(folder: str | Path) -> Dictionary:
     """Read the decoder of an autoencoder as a dictionary of directions, without sources.
 
-    `ae.pt` is a pickle: it is read by PyTorch's loader for weights, which makes tensors and runs nothing.
+    `ae.pt` could hold any Python object: PyTorch's loader for weights reads it, which makes tensors and runs nothing.
 
     Raises: FormatError if a file is missing or damaged, or holds no decoder.
     """
