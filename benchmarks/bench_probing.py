@@ -43,7 +43,8 @@ def made(case: Case, steps: int) -> tuple[itda.Dictionary, dict[str, Any]]:
     """The default dictionary, and all that it is measured beside."""
 
     def build(**options: Any) -> itda.Dictionary:
-        return itda.build_from_activations(case.activations, atoms=case.atoms, steps=steps, progress=False, **options)
+        how = options if "coding" in options else {"steps": steps, **options}
+        return itda.build_from_activations(case.activations, atoms=case.atoms, progress=False, **how)
 
     cells = Cells("fidelity").where(**case.facts(steps))
     best = best_paper(cells, cells[0], "fvu")
