@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from itda.adapters.directions import dictionary_of
-from itda.adapters.foreign_files import json_object, number, tensors
+from itda.adapters.foreign_files import json_object, missing, number, tensors
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.files import check_free, replaced_folder, to_plain
 from itda.errors import FormatError, MissingExtraError, OptionError, OutputError
@@ -117,9 +117,7 @@ def read(folder: str | Path) -> Dictionary:
             f"the space that is read. Known are {', '.join(_DECODERS)} and {ARCHITECTURE}."
         )
     if "W_dec" not in weights:
-        raise FormatError(
-            f"{where / WEIGHTS} has no decoder (W_dec). It has {', '.join(sorted(weights)) or 'nothing'}."
-        )
+        raise missing(where / WEIGHTS, "W_dec", weights)
     bias = weights.get("b_dec")
     _check_normalisation(where, config.get("normalize_activations") or "none", bias)
     told = config.get("metadata")
@@ -141,9 +139,7 @@ def _ours(where: Path, config: dict[str, Any], weights: dict[str, Any]) -> Dicti
 
     decoder, bias = (weights.get(name) for name in ("W_dec", "b_dec"))
     if decoder is None or bias is None:
-        raise FormatError(
-            f"{where / WEIGHTS} has no W_dec and b_dec. It has {', '.join(sorted(weights)) or 'nothing'}."
-        )
+        raise missing(where / WEIGHTS, "W_dec and b_dec", weights)
     if not (where / OURS).is_dir():  # SAELens saved it, which knows no sources
         found = dictionary_of(decoder, bias, where=where / WEIGHTS, method=f"sae_lens {ARCHITECTURE}")
         try:
