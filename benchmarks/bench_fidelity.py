@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import saes
+import torch
 from cells import Cell, Cells
 from common import DATA, clock, model_folder, report
 from fronts import draw
@@ -125,9 +126,9 @@ def main() -> None:
         report("autoencoder_training", training.all, swept_at=SWEPT_AT)
 
 
-def builders(case: Case, cells: Cells) -> None:
+def builders(case: Case, cells: Cells, shares: tuple[float, ...] = SHARES) -> None:
     """Measure what is missing of the dictionaries of one model and seed."""
-    for share in SHARES[bool(case.seed) :]:  # no bar is for the smallest
+    for share in shares[bool(case.seed) :]:  # no bar is for the smallest
         facts = case.facts(case.steps(share))
         for method, options in dictionaries(case.seed):
             missing = [one for one in codings(method) if not cells.where(**facts, method=method, coding=one)]
@@ -174,6 +175,7 @@ def autoencoders(case: Case, share: float, kinds: tuple[str, ...], cells: Cells,
                 rate, passes = converged(case, facts["steps"], training)
                 trained = train(case, kind, facts["steps"], rate, passes)
                 made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
+                made |= {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
                 used = trained.way if way["coding"] == "own" else pursuit_on(trained, case, facts["steps"])
                 cells.add(**facts, **way, **made, **case.place.scores(used))
     print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: {', '.join(kinds)}", flush=True)

@@ -1,6 +1,6 @@
 """The table of bench_fidelity on a language model of 50 to 100 M parameters, trained here on the text at hand.
 
-python benchmarks/bench_fidelity_gpu.py [--minutes 10] [--width 640] [--layers 12]
+python benchmarks/bench_fidelity_gpu.py [--minutes 1] [--width 512] [--layers 16] [--only builders]
 
 For a GPU; half an hour in all. The trained model and every measurement are kept, so a run that was stopped goes on.
 Autoencoders are trained where sae-lens is installed; otherwise their rows are missing, and the output says so.
@@ -18,8 +18,9 @@ import torch
 import transformers
 from bench_fidelity import (
     AUTOENCODERS,
+    BY_WORTH,
     HELD_OUT_TOKENS,
-    SHARES,
+    SWEPT_AT,
     TOKENS,
     Case,
     autoencoders,
@@ -39,30 +40,44 @@ FOLDER = Path("build") / "bench_fidelity_gpu"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=10, help="of training")
-    parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--minutes", type=float, default=1, help="of training")
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--shares", type=float, nargs="+", default=BY_WORTH, help="K/D, in the order to measure them")
+    parser.add_argument("--only", choices=("model", "builders", "autoencoders", "table"))
     asked = parser.parse_args()
-    text = texts()
     folder = FOLDER / f"{asked.width}-{asked.layers}-{asked.minutes:g}"
-    if not (folder / "config.json").exists():
-        # What the dictionaries are measured on, no word of the training text
-        train(text.split(held_out=0.1, seed=0)[0], folder, asked.width, asked.layers, 60 * asked.minutes)
-    weights = hashlib.blake2b((folder / "model.safetensors").read_bytes(), digest_size=3).hexdigest()
-    case = Case(f"{folder.name}-{weights}", 0, folder, text)  # trained again, it is another model
-    cells, training = Cells("fidelity_gpu"), Cells("fidelity_gpu_training")
-    builders(case, cells)
-    if importlib.util.find_spec("sae_lens"):
-        for share in SHARES:
-            autoencoders(case, share, AUTOENCODERS, cells, training)
-    else:
+    cells, models = Cells("fidelity_gpu"), Cells("fidelity_gpu_models")
+    if asked.only != "table":
+        text = texts()
+        if not (folder / "config.json").exists():
+            # What the dictionaries are measured on, no word of the training text
+            trained = train(text.split(held_out=0.1, seed=0)[0], folder, asked.width, asked.layers, 60 * asked.minutes)
+            models.add(model=name_of(folder), width=asked.width, layers=asked.layers, **trained)
+        if asked.only != "model":
+            measure(Case(name_of(folder), 0, folder, text), tuple(asked.shares), asked.only, cells)
+    known = finished(cells.all)
+    facts = next(model for model in reversed(models.all) if not known or model["model"] == known[-1]["model"])
+    if known:
+        report("fidelity_gpu", summary(known), **facts, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
+
+
+def name_of(folder: Path) -> str:
+    """Of a trained model: trained again, it is another one."""
+    return f"{folder.name}-{hashlib.blake2b((folder / 'model.safetensors').read_bytes(), digest_size=3).hexdigest()}"
+
+
+def measure(case: Case, shares: tuple[float, ...], only: str | None, cells: Cells) -> None:
+    """Measure what is missing."""
+    trains = importlib.util.find_spec("sae_lens") is not None
+    if not trains:
         print("sae-lens is not installed: no autoencoder was trained")
-    parameters = sum(parameter.numel() for parameter in case.model.module.parameters())
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    report(
-        "fidelity_gpu", summary(finished(cells.all)), device=device, parameters=parameters, width=asked.width,
-        layers=asked.layers, training_minutes=asked.minutes, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS,
-    )  # fmt: skip
+    for share in shares:
+        if only != "autoencoders":
+            builders(case, cells, (share,))
+        if trains and only != "builders":
+            kinds = AUTOENCODERS if share == SWEPT_AT else AUTOENCODERS[:1]
+            autoencoders(case, share, kinds, cells, Cells("fidelity_gpu_training"))
 
 
 def texts() -> itda.Corpus:
@@ -88,8 +103,11 @@ def tokens_of(text: itda.Corpus, folder: Path) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **end)
 
 
-def train(text: itda.Corpus, folder: Path, width: int, layers: int, seconds: float) -> None:
-    """Train a GPT-2 for some seconds, and keep it in a folder."""
+def train(text: itda.Corpus, folder: Path, width: int, layers: int, seconds: float) -> dict[str, Any]:
+    """Train a GPT-2 for some seconds, and keep it in a folder.
+
+    Returns: what it took, and came to.
+    """
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = tokens_of(text, folder)
@@ -119,6 +137,14 @@ def train(text: itda.Corpus, folder: Path, width: int, layers: int, seconds: flo
     print(f"{len(losses):,} steps of {BATCH * WINDOW:,} tokens, loss {last:.3f}", flush=True)
     tokenizer.save_pretrained(folder)
     module.float().save_pretrained(folder)
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        "training_seconds": seconds,
+        "training_tokens": len(losses) * BATCH * WINDOW,
+        "training_text_tokens": len(stream),
+        "training_loss": last,
+    }
 
 
 if __name__ == "__main__":

@@ -51,13 +51,13 @@ class HeldOut:
         for group in in_groups(windows, tokenizing.CANONICAL_BATCH):
             inputs = tokenizing.batch(model, [window for _, window in group], length=length)
             real = inputs["attention_mask"].bool()
-            rows = model.read(inputs, [self.place])[self.place.name][real].float()
+            rows = model.read(inputs, [self.place])[self.place.name][real].float().cpu()
             parts = torch.split(rows, real.sum(1).tolist())
             self.batches.append(inputs)
             self.rows.append(rows)
             kept = [decomposed(window, part, capture) for (_, window), part in zip(group, parts, strict=True)]
             self.kept.append(torch.cat(kept))
-            self.ids.append(inputs["input_ids"][real])
+            self.ids.append(inputs["input_ids"][real].cpu())
             if model.predicts:
                 self.clean.append(self._loss(inputs, None))
 

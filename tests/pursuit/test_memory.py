@@ -166,7 +166,7 @@ def test_fitting_a_few_rows_at_a_time_changes_nothing(method, monkeypatch):
     x, atoms = coherent(50, 16, 60)
     coding = Coding(steps=5, method=method)
     whole = pursue(x, atoms, coding, backend="torch")
-    monkeypatch.setattr("itda.pursuit.torch_batched._FIT_BYTES", 8 * 5 * 16 * 7)
+    monkeypatch.setattr("itda.pursuit.torch_batched._FIT_BYTES", {"cpu": 8 * 5 * 16 * 7})
     parts = pursue(x, atoms, coding, backend="torch")
     assert torch.equal(whole.atoms, parts.atoms)
     assert torch.allclose(whole.coefficients, parts.coefficients, atol=1e-5)

@@ -13,8 +13,10 @@ from itda.pursuit.codes import BlockCodes, Coding
 from itda.pursuit.prepared import Prepared
 
 _LOOKED_AT_AGAIN = 4  # best atoms that are compared in float32 where the Gram matrix is rounded
-_FIT_BYTES = 64 * 2**20  # chosen atoms (n, K, D) in float64
-_PRODUCT_BYTES = 32 * 2**20  # correlations (n, A) of one product, where they are computed anew at every step
+# Chosen atoms (n, K, D) in float64, and correlations (n, A) of one product, where they are computed anew at every step:
+# what stays near a CPU's caches; a GPU must not wait for the host
+_FIT_BYTES = {"cpu": 64 * 2**20, "cuda": 4 * 2**30}
+_PRODUCT_BYTES = {"cpu": 32 * 2**20, "cuda": 2 * 2**30}
 
 
 def pursue_block(
@@ -32,10 +34,9 @@ def pursue_block(
 def pursue_by_products(rows: Tensor, stops: Tensor | None, atoms: Tensor, coding: Coding) -> BlockCodes:
     """Codes of unit rows (n, D) without a Gram matrix, by the plain method."""
     # Fitting coefficients takes the chosen atoms of all rows, and choosing some copies of the correlations
-    at_once = _PRODUCT_BYTES // (4 * len(atoms))
+    at_once = max(1, _bytes(_PRODUCT_BYTES, rows) // (4 * len(atoms)))
     if coding.method != "mp":
-        at_once = min(at_once, _FIT_BYTES // (8 * coding.steps * atoms.shape[1]))
-    at_once = max(1, at_once)
+        at_once = min(at_once, _fitted_at_once(rows, coding.steps))
     split = torch.split(rows, at_once)
     shares = [None] * len(split) if stops is None else torch.split(stops, at_once)
     parts = [
@@ -43,6 +44,14 @@ def pursue_by_products(rows: Tensor, stops: Tensor | None, atoms: Tensor, coding
         for part, own in zip(split, shares, strict=True)
     ]
     return BlockCodes(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _fitted_at_once(rows: Tensor, steps: int) -> int:
+    return max(1, _bytes(_FIT_BYTES, rows) // (8 * steps * rows.shape[1]))
+
+
+def _bytes(of_devices: dict[str, int], rows: Tensor) -> int:
+    return of_devices.get(rows.device.type, of_devices["cpu"])
 
 
 def finish(rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, coding: Coding) -> BlockCodes:
@@ -125,8 +134,9 @@ def _by_products(rows: Tensor, stops: Tensor | None, atoms: Tensor, coding: Codi
     values = torch.zeros(chosen.shape, dtype=torch.float64, device=rows.device)
     used = torch.zeros((count, 1), dtype=torch.int64, device=rows.device)
     live = torch.ones((count, 1), dtype=torch.bool, device=rows.device)
+    fit = None if coding.method == "mp" else torch_solvers.Fit(rows, coding)
     residual = rows
-    for _ in range(steps):
+    for step in range(steps):
         correlations = residual @ atoms.T
         if coding.method == "omp":  # never chosen again
             taken = torch.where(chosen >= 0, chosen, chosen[:, :1].clamp_min(0))
@@ -142,24 +152,12 @@ def _by_products(rows: Tensor, stops: Tensor | None, atoms: Tensor, coding: Codi
         at = place.clamp_max(coding.steps - 1)
         chosen.scatter_(1, at, torch.where(live, best, chosen.gather(1, at)))
         used += live & (place == used)
-        values = torch.where(live, _new_values(rows, atoms, chosen, values, at, value, coding), values)
-        residual = rows - rebuild(chosen, values.float(), atoms)
+        filled = slice(step + 1)  # a step fills one place at most
+        known = values[:, filled]
+        new = known.scatter_add(1, at, value.double()) if fit is None else fit(chosen[:, filled], at, known, atoms)
+        values[:, filled] = torch.where(live, new, known)
+        residual = rows - rebuild(chosen[:, filled], values[:, filled].float(), atoms)
     return chosen, values.float()
-
-
-def _new_values(
-    rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, place: Tensor, value: Tensor, coding: Coding
-) -> Tensor:
-    """Coefficients once the atom at `place` is chosen."""
-    if coding.method == "mp":
-        return values.scatter_add(1, place, value.double())
-    used = chosen >= 0
-    products, target = torch_solvers.inner_products(rows, atoms, chosen)
-    if coding.method == "gp":
-        return torch_solvers.gradient_step(products, target, used, values, coding.nonnegative)
-    if coding.nonnegative:
-        return torch_solvers.nonnegative_least_squares(products, target, used, values)
-    return torch_solvers.least_squares(products, target, used)
 
 
 def merge_repeats(chosen: Tensor, coefficients: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +178,7 @@ def _compact(chosen: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 def refit(rows: Tensor, atoms: Tensor, chosen: Tensor, values: Tensor, *, nonnegative: bool = False) -> Tensor:
     """Least-squares coefficients float32 (n, K) of rows (n, D) on their chosen atoms (n, K), -1 where unused."""
-    block = max(1, _FIT_BYTES // (8 * chosen.shape[1] * atoms.shape[1]))
+    block = _fitted_at_once(rows, chosen.shape[1])
     fitted = torch.empty_like(values)
     for start in range(0, len(rows), block):
         part = slice(start, start + block)

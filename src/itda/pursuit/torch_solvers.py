@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from itda.pursuit import limits
+from itda.pursuit.codes import Coding
 
 _STIFF = 1e-9  # added where many copies of an atom leave a matrix that rounding makes indefinite
 
@@ -16,6 +17,34 @@ def inner_products(rows: Tensor, atoms: Tensor, chosen: Tensor) -> tuple[Tensor,
     """`products` and `target` of rows (n, D) and their chosen atoms (n, K), -1 where unused."""
     basis = atoms[chosen.clamp_min(0)].double() * (chosen >= 0)[:, :, None]
     return basis @ basis.transpose(1, 2), (basis @ rows.double()[:, :, None])[:, :, 0]
+
+
+class Fit:
+    """Coefficients while atoms are chosen: only the inner products of the new ones are computed at each step."""
+
+    def __init__(self, rows: Tensor, coding: Coding) -> None:
+        """Take unit rows (n, D)."""
+        self._rows, self._coding = rows.double(), coding
+        shape = (len(rows), coding.steps, coding.steps)
+        self._products = torch.zeros(shape, dtype=torch.float64, device=rows.device)
+        self._target = torch.zeros(shape[:2], dtype=torch.float64, device=rows.device)
+
+    def __call__(self, chosen: Tensor, place: Tensor, values: Tensor, atoms: Tensor) -> Tensor:
+        """Coefficients (n, m) of the chosen atoms (n, m), -1 where unused, of which that at `place` (n, 1) is new;
+        `values` (n, m) are those before."""
+        used = chosen >= 0
+        new = atoms[chosen.gather(1, place).clamp_min(0)[:, 0]].double()
+        inner = (atoms[chosen.clamp_min(0)].double() @ new[:, :, None])[:, :, 0] * used
+        products, target = self._products[:, : used.shape[1], : used.shape[1]], self._target[:, : used.shape[1]]
+        row = place[:, :, None].expand(-1, 1, used.shape[1])
+        products.scatter_(1, row, inner[:, None, :])
+        products.scatter_(2, row.transpose(1, 2), inner[:, :, None])
+        target.scatter_(1, place, (new * self._rows).sum(1, keepdim=True))
+        if self._coding.method == "gp":
+            return gradient_step(products, target, used, values, self._coding.nonnegative)
+        if self._coding.nonnegative:
+            return nonnegative_least_squares(products, target, used, values)
+        return least_squares(products, target, used)
 
 
 def least_squares(products: Tensor, target: Tensor, used: Tensor) -> Tensor:
