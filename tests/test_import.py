@@ -17,7 +17,12 @@ def test_every_public_name_resolves_and_is_documented():
     for name in itda.__all__:
         assert getattr(itda, name).__doc__, name
     assert dir(itda) == itda.__all__
-    assert set(itda._HOMES) | {"__version__"} == set(itda.__all__)
+    assert {*itda._HOMES, *itda._PARTS, "__version__"} == set(itda.__all__)
+
+
+@pytest.mark.parametrize("part", itda._PARTS)
+def test_parts_are_there_after_import_itda_alone(part):
+    subprocess.run([sys.executable, "-c", f"import itda; itda.{part}.__name__"], check=True)
 
 
 def test_unknown_names_are_refused():

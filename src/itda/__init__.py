@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from itda import compare, pursuit, steer, view
     from itda.building import build, build_from_activations, build_many, extend, extend_from_activations, merge
     from itda.capturing import capture, capture_generation
     from itda.data.activations import Activations
@@ -70,6 +71,7 @@ _HOMES = {
     "read_atoms": "itda.evaluation",
     "wrap": "itda.models.loading",
 }
+_PARTS = ("compare", "pursuit", "steer", "view")
 
 __version__ = "0.1.0"
 __all__ = [
@@ -89,6 +91,7 @@ __all__ = [
     "build_many",
     "capture",
     "capture_generation",
+    "compare",
     "compare_codes",
     "encode",
     "evaluate",
@@ -101,12 +104,17 @@ __all__ = [
     "logging_to",
     "merge",
     "probe",
+    "pursuit",
     "read_atoms",
+    "steer",
+    "view",
     "wrap",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"itda.{name}")
     if name not in _HOMES:
         raise AttributeError(f"itda has no {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

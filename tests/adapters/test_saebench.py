@@ -3,9 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from itda import Corpus, build, evaluate
-from itda.adapters import saebench
+from itda import Corpus, build, evaluate, wrap
+from itda.adapters import saebench, saelens
 from itda.errors import OptionError
+from support import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 WINDOW = 64
@@ -75,6 +76,20 @@ def test_it_has_the_whole_contract(dictionary):
     assert small.dtype == torch.bfloat16
     assert small.encode(rows.bfloat16()).dtype == torch.bfloat16
     assert small.check_decoder_norms()
+
+
+def test_what_is_read_before_a_norm_is_no_hook_of_transformer_lens():
+    """TransformerLens's hook_attn_out and hook_mlp_out of a Gemma 2 are behind the norms that follow."""
+    model = wrap(tiny.module("Gemma 2"), tiny.tokenizer())
+    texts = Corpus.from_texts(tiny.KINGS)
+    attention, stream = (
+        build(model, texts, site=site, atoms=8, progress=False) for site in ("attn_out.1", "resid_post.1")
+    )
+    with pytest.raises(OptionError, match=r"no name for 'attn_out\.1'"):
+        saebench.as_sae(attention)
+    assert saebench.as_sae(stream).cfg.hook_name == "blocks.1.hook_resid_post"
+    assert saelens.hook_of(attention) is None
+    assert saelens.hook_of(attention, model) == "model.layers.1.self_attn.o_proj"
 
 
 def test_places_it_cannot_read(dictionary, gpt2, stories):

@@ -56,6 +56,11 @@ def test_a_device_that_is_not_there(saved):
             load_model(saved, device=device)
 
 
+def test_a_model_that_is_loaded_is_for_wrap():
+    with pytest.raises(ModelError, match=r"Got GPT2LMHeadModel; itda\.wrap"):
+        load_model(tiny.module("GPT-2"))
+
+
 def test_roberta_has_fewer_positions_than_it_says():
     assert wrap(tiny.module("RoBERTa"), tiny.tokenizer()).positions == 62
 

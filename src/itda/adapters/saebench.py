@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from itda.adapters.prepared_weights import PreparedWeights
-from itda.adapters.saelens import prepends_bos
+from itda.adapters.saelens import hook_of, prepends_bos
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import OptionError
-from itda.models.hook_names import to_hook
 from itda.pursuit import Coding, pursue
 
 
@@ -116,7 +115,7 @@ def as_sae(dictionary: Dictionary, *, model_name: str | None = None) -> SaeBench
     Raises: OptionError for a dictionary of a bare array, or of another place.
     """
     site = checked_dictionary(dictionary).site
-    hook = to_hook(site)
+    hook = hook_of(dictionary)
     if hook is None:
         raise OptionError(f"TransformerLens has no name for {site!r}, so SAEBench cannot read there.")
     capture = dictionary.provenance.capture if dictionary.provenance else {}

@@ -167,7 +167,7 @@ def _config(dictionary: Dictionary, model: Model | None) -> dict[str, Any]:
     """The configuration that SAELens keeps."""
     site = dictionary.site if dictionary.provenance else None
     capture = dictionary.provenance.capture if dictionary.provenance else {}
-    hook = _hook(site, model) if site else None
+    hook = hook_of(dictionary, model) if site else None
     metadata = {
         "sae_lens_version": _LAYOUT,
         "model_name": model.id if model else dictionary.model_id if dictionary.provenance else None,
@@ -197,10 +197,12 @@ def prepends_bos(dictionary: Dictionary) -> bool:
     return bool(capture.get("counts", {}).get("special", 0)) if asked is None else bool(asked)
 
 
-def _hook(site: str, model: Model | None) -> str | None:
-    """What SAELens calls a place: the module whose output it is, or TransformerLens's hook."""
+def hook_of(dictionary: Dictionary, model: Model | None = None) -> str | None:
+    """What SAELens calls a dictionary's place: TransformerLens's hook, or with a model the module it is read at."""
+    site = dictionary.site
     if model is None:
-        return to_hook(site)
+        capture = dictionary.provenance.capture if dictionary.provenance else {}
+        return to_hook(site, norms_follow=bool(capture.get("norms_follow")))
     place = model.site(site)
     return place.module if place.side == "output" else to_hook(site, norms_follow=norms_follow(model.module))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from itda.adapters.directions import dictionary_of
-from itda.adapters.foreign_files import json_object, number, tensors
+from itda.adapters.foreign_files import json_object, missing, number, tensors
 from itda.data.dictionary import Dictionary
 from itda.errors import FormatError
 
@@ -26,9 +26,7 @@ def read(folder: str | Path) -> Dictionary:
             "A dictionary has one place."
         )
     if "W_dec" not in weights:
-        raise FormatError(
-            f"{where / WEIGHTS} has no decoder (W_dec). It has {', '.join(sorted(weights)) or 'nothing'}."
-        )
+        raise missing(where / WEIGHTS, "W_dec", weights)
     facts = {"activation": config.get("activation"), "hook_name": config.get("hookpoint")}
     return dictionary_of(
         weights["W_dec"], weights.get("b_dec"), where=where / WEIGHTS, method="sparsify", steps=number(config.get("k")),

@@ -28,7 +28,7 @@ from itda.data.sources import Sources, Window
 from itda.errors import CorpusError, OptionError
 from itda.models import tokenizing
 from itda.models.loading import Model, checked_model
-from itda.models.sites import Site
+from itda.models.sites import Site, read_before_norms
 from itda.models.tokenizing import CANONICAL_BATCH, TokenWindow
 from itda.shapes import finite
 
@@ -108,6 +108,7 @@ class Capture:
                 "sink_norm": self.options.sink_norm_of(site),
                 # What decides the bits; a batch size that decides nothing must not change the file
                 "batch_size": self._windows_a_pass,
+                **({"norms_follow": True} if read_before_norms(self.model.module, site) else {}),
             },
         )
 

@@ -14,7 +14,7 @@ _HOOKS = {
     "mlp_out": "hook_mlp_out",
     "mlp_neurons": "mlp.hook_post",
 }
-_BEFORE_NORMS = ("attn_out", "mlp_out")
+BEFORE_NORMS = ("attn_out", "mlp_out")
 _HOOK = re.compile(r"blocks\.(\d+)\.([a-z_.]+)")
 
 
@@ -33,6 +33,6 @@ def to_hook(site: str, *, norms_follow: bool = False) -> str | None:
         norms_follow: whether the model has norms after its attention and MLP.
     """
     kind, _, layer = site.rpartition(".")
-    if kind not in _HOOKS or (norms_follow and kind in _BEFORE_NORMS):
+    if kind not in _HOOKS or (norms_follow and kind in BEFORE_NORMS):
         return None
     return f"blocks.{layer}.{_HOOKS[kind]}"

@@ -219,6 +219,10 @@ def load_model(
     import transformers
     from transformers.utils import logging
 
+    if not isinstance(name, str | Path):
+        raise ModelError(
+            f"load_model needs a folder or a name. Got {type(name).__name__}; itda.wrap takes a model that is loaded."
+        )
     source, folder = locate(str(name))
     placement = _placement(device)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}

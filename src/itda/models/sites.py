@@ -110,6 +110,11 @@ def norms_follow(module: nn.Module) -> bool:
     return any(hasattr(find_layers(module)[1][0], name) for name in _NORMS_AFTER)
 
 
+def read_before_norms(module: nn.Module, site: str) -> bool:
+    """Whether a site is what attention or MLP give before such a norm, for which TransformerLens has no hook."""
+    return site.partition(".")[0] in hook_names.BEFORE_NORMS and norms_follow(module)
+
+
 def find_layers(module: nn.Module) -> tuple[str, nn.ModuleList]:
     """Path and list of the language model's layers.
 
