@@ -6,14 +6,14 @@ OF_FIDELITY := codings controls sinks sites stability probing
 OTHERS := $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py))
 BENCHMARKS := $(filter-out $(patsubst %,benchmarks/bench_%.py,fidelity $(OF_FIDELITY)),$(OTHERS))
 
-.PHONY: help setup demo test test-docs torture fuzz soak lint format bench bench-fidelity docs site clean
+.PHONY: help setup demo test test-docs torture fuzz soak lint format bench bench-fidelity docs clean
 
 help:
 	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
 	@echo "make test   set up, then run the tests; real models are read from ITDA_TEST_DATA (default ../shared/data)"
 	@echo "make test-docs   run what the README shows: its commands, its Python, the examples, the demo"
-	@echo "make lint   style, types and layers        make docs   write the generated pages of docs/"
-	@echo "make site   docs/ as a site, with the reference, in build/site"
+	@echo "make lint   style, types and layers"
+	@echo "make docs   write the generated pages of docs/, run its guides, and build the site in build/site (offline)"
 	@echo "make torture, make fuzz, make soak   a hundred kills; 100,000 damaged files; half an hour in one process"
 	@echo "make bench  every benchmark; tables on the terminal, numbers in benchmarks/results"
 	@echo "make bench-fidelity  builders beside autoencoders, codings, controls, sites; hours, and goes on where it was stopped"
@@ -61,12 +61,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A broken link, a name that is not documented and a guide whose code fails are errors
 docs: $(READY)
 	$(BIN)/python tools/write_docs.py
-
-site: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx -q -b html docs build/site
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 	@echo build/site/index.html
 
 # Their own requirements are of another time; ours are enough for what is compared

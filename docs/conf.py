@@ -1,4 +1,4 @@
-"""The site: `make site` builds it, offline. Pages of the reference are written anew each time."""
+"""The site: `make docs` builds it, offline. Pages of the reference are written anew each time."""
 
 import importlib.metadata
 import sys
@@ -35,7 +35,9 @@ html_show_sourcelink = False
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "dollarmath"]
-nb_execution_mode = "off"
+nb_execution_mode = "cache"
+nb_execution_in_temp = True
+nb_output_stderr = "remove"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True

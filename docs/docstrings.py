@@ -23,7 +23,10 @@ def converted(lines: list[str]) -> list[str]:
             continue
         if section and line.startswith("    "):
             parameter = _PARAMETER.fullmatch(line) if section == "Args" and not line.startswith("     ") else None
-            found.append(f":param {parameter[1]}: {parameter[2]}" if parameter else f"    {line.strip()}")
+            if parameter:  # several that share a text stand one under the other, before it
+                *others, last = parameter[1].split(", ")
+                found += [f":param {other}:" for other in others]
+            found.append(f":param {last}: {parameter[2]}" if parameter else f"    {line.strip()}")
             continue
         if line.strip():
             if section:

@@ -66,13 +66,13 @@ def directive(module: Any, name: str, seen: set[int]) -> list[str]:
     value = getattr(module, name)
     home = getattr(value, "__module__", None)
     if inspect.ismodule(value):
+        if value.__name__.rpartition(".")[2] in PAGES:  # it has a page of its own
+            return []
         own = [directive(value, one, seen) for one in names(value) if id(getattr(value, one)) not in seen]
         seen.update(id(getattr(value, one)) for one in names(value))
         return [f".. automodule:: {value.__name__}", "   :no-members:", "", *(line for lines in own for line in lines)]
     if inspect.isclass(value):
         return [f".. autoclass:: {home}.{value.__qualname__}", "   :members:", "   :show-inheritance:", ""]
-    if isinstance(value, dict):  # what is in it is on a page of its own
-        return []
     if isinstance(value, dict):  # what is in it is on a page of its own
         return []
     if callable(value) and home:

@@ -1,10 +1,12 @@
 """Change what a model does: vectors that can be read as atoms, operators, tokens and gates behind one verb.
 
-from itda import steer
+    from itda import steer
 
-vector = steer.SteeringVector.fit(model, pairs, sites=["resid_post.3"])
-with vector.apply(model, strength=0.5, tokens="generation"):
-    model.module.generate(**inputs)
+    vector = steer.SteeringVector.fit(model, pairs, sites=["resid_post.3"])
+    with vector.apply(model, strength=0.5, tokens="generation"):
+        model.module.generate(**inputs)
+
+Nothing of it is left once the block is over.
 """
 
 from itda.steer import affine, attribution, controller, recipes, sweeping
