@@ -72,9 +72,9 @@ def directive(module: Any, name: str, seen: set[int]) -> list[str]:
         seen.update(id(getattr(value, one)) for one in names(value))
         return [f".. automodule:: {value.__name__}", "   :no-members:", "", *(line for lines in own for line in lines)]
     if inspect.isclass(value):
-        return [f".. autoclass:: {home}.{value.__qualname__}", "   :members:", "   :show-inheritance:", ""]
+        return [f".. autoclass:: {module.__name__}.{name}", "   :members:", "   :show-inheritance:", ""]
     if isinstance(value, dict):  # what is in it is on a page of its own
         return []
     if callable(value) and home:
-        return [f".. autofunction:: {home}.{value.__qualname__}", ""]
+        return [f".. autofunction:: {module.__name__}.{name}", ""]
     return [f".. autodata:: {module.__name__}.{name}", "   :no-value:", ""]
