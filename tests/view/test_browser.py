@@ -442,10 +442,10 @@ def test_a_real_model_from_end_to_end(watched, llama, stories, tmp_path):
         page.click("main h2 a")
         expect(page.locator("#filter")).to_be_enabled()
         page.fill("#filter", "girl")
-        assert rows_of(page).count() > 0
+        expect(rows_of(page).first).to_be_visible()
         rows_of(page).first.locator("a").click()
-        assert page.locator(".contexts li").count() > 0
-        assert "girl" in page.locator("blockquote").first.inner_text()
+        expect(page.locator(".contexts li").first).to_be_visible()
+        expect(page.locator("blockquote").first).to_contain_text("girl")
         page.click(".crumbs a >> nth=0")
         page.click("text=Explain a text with it")
         page.fill("#text", "Once upon a time, there was a little")
