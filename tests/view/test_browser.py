@@ -96,7 +96,7 @@ def test_a_person_finds_an_atom_and_reads_it(watched, address, prepared):
     first = rows_of(page).first.locator("a")
     number = int(first.inner_text())
     first.click()
-    assert f"Atom {number}" in page.locator("h1").inner_text()
+    expect(page.locator("h1")).to_contain_text(f"Atom {number}")
     part = pages.atom(prepared.records, number)["parts"][0]
     marked = page.locator("blockquote mark")
     assert marked.first.inner_text().strip() == part["token"].strip()
