@@ -61,7 +61,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A broken link, a name that is not documented and a guide whose code fails are errors
+# A broken link within the site and a guide whose code fails are errors
 docs: $(READY)
 	$(BIN)/python tools/write_docs.py
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'

@@ -57,8 +57,8 @@ def main() -> None:
         if asked.only != "model":
             measure(Case(name_of(folder), 0, folder, text), tuple(asked.shares), asked.only, cells)
     known = finished(cells.all)
-    facts = next(model for model in reversed(models.all) if not known or model["model"] == known[-1]["model"])
     if known:
+        facts = next(model for model in reversed(models.all) if model["model"] == known[-1]["model"])
         report("fidelity_gpu", summary(known), **facts, tokens=TOKENS, held_out_tokens=HELD_OUT_TOKENS)
 
 
@@ -69,13 +69,13 @@ def name_of(folder: Path) -> str:
 
 def measure(case: Case, shares: tuple[float, ...], only: str | None, cells: Cells) -> None:
     """Measure what is missing."""
-    trains = importlib.util.find_spec("sae_lens") is not None
-    if not trains:
+    trains = only != "builders" and importlib.util.find_spec("sae_lens") is not None
+    if only != "builders" and not trains:
         print("sae-lens is not installed: no autoencoder was trained")
     for share in shares:
         if only != "autoencoders":
             builders(case, cells, (share,))
-        if trains and only != "builders":
+        if trains:
             kinds = AUTOENCODERS if share == SWEPT_AT else AUTOENCODERS[:1]
             autoencoders(case, share, kinds, cells, Cells("fidelity_gpu_training"))
 
