@@ -9,7 +9,7 @@ from support import torture
 
 @pytest.fixture(scope="module")
 def victims(tmp_path_factory):
-    return torture.victims(tmp_path_factory.mktemp("torture"))
+    return torture.victims(tmp_path_factory.mktemp("torture"), share=0.4)
 
 
 @pytest.mark.parametrize("name", ["capture", "build", "build from a store", "merge", "save"])

@@ -122,6 +122,21 @@ def test_the_same_seed_gives_the_same_atoms_and_another_others(rows, method):
     assert one.fingerprint != make(rows[:1500], **options, seed=2).fingerprint
 
 
+@pytest.mark.parametrize(("method", "error"), [("budget", 0.01), ("mixture", 0.01), ("snmf", 1e-7)])
+def test_square_roots_of_float32_decide_nothing(rows, method, error, monkeypatch):
+    """The first that torch takes in a process has other last bits now and then."""
+    real = torch.Tensor.sqrt
+    first = make(rows[:1500], atoms=40, steps=3, method=method)
+
+    def other(values):
+        return real(values) * (1 + error * (values.dtype == torch.float32))
+
+    monkeypatch.setattr(torch.Tensor, "sqrt", other)
+    again = make(rows[:1500], atoms=40, steps=3, method=method)
+    assert torch.equal(again.atoms, first.atoms)
+    assert again.coding == first.coding
+
+
 @pytest.mark.parametrize("method", ["budget", "mixture"])
 def test_pieces_make_no_difference(model, rows, method):
     found = capture(model, Corpus.from_texts(tiny.KINGS), "resid_post.1", progress=False)

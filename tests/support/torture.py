@@ -69,21 +69,31 @@ def contents(folder: Path) -> dict[str, str]:
     }
 
 
-def victims(home: Path) -> dict[str, Victim]:
-    """What is killed; `home` gets what they need to be there."""
+def victims(home: Path, *, share: float = 1.0) -> dict[str, Victim]:
+    """What is killed, with all of its work or a share of it; `home` gets what they need to be there."""
+
+    def tokens(all_of_it: int) -> str:
+        return str(round(share * all_of_it))
+
     one, other, store = home / "one", home / "other", home / "store"
     # Of the embedded corpus, which takes seconds to read, only a part
     texts = [document.text for document in islice(Corpus.embedded(), 0, 800, 5)]
     (home / "texts.json").write_text(json.dumps(texts))
     corpus = ["--corpus", str(home / "texts.json")]
-    run([*ITDA, "capture", *corpus, "--tokens", "20000", "--site", "resid_post.2", "--out", str(store)])
+    run([*ITDA, "capture", *corpus, "--tokens", tokens(20000), "--site", "resid_post.2", "--out", str(store)])
     for folder, atoms in ((one, 300), (other, 200)):
         stored = Store(store).open()
         build_from_activations(stored, atoms=atoms, steps=4, progress=False).save_pretrained(folder)
     for part in (0, 1):
         own = Corpus.from_texts(texts).parts(2)[part]
         build(
-            load_model(), own, site="resid_post.2", tokens=9000, atoms=900, method="greedy", progress=False
+            load_model(),
+            own,
+            site="resid_post.2",
+            tokens=int(tokens(9000)),
+            atoms=int(tokens(900)),
+            method="greedy",
+            progress=False,
         ).save_pretrained(home / f"part {part}")
 
     def one_of_the_two(folder: Path) -> None:
@@ -95,12 +105,21 @@ def victims(home: Path) -> dict[str, Victim]:
     capture = [*ITDA, "capture", *corpus, *sites, *often]
     building = [*ITDA, "build", *often]
     return {
-        "capture": Victim(lambda folder: [*capture, "--tokens", "20000", "--out", str(folder / "store")]),
+        "capture": Victim(lambda folder: [*capture, "--tokens", tokens(20000), "--out", str(folder / "store")]),
         "capture from disk": Victim(
-            lambda folder: [*capture, "--tokens", "9000", "--device", "disk", "--out", str(folder / "store")]
+            lambda folder: [*capture, "--tokens", tokens(9000), "--device", "disk", "--out", str(folder / "store")]
         ),
         "build": Victim(
-            lambda folder: [*building, *corpus, "--tokens", "12000", "--atoms", "400", "--out", str(folder / "built")]
+            lambda folder: [
+                *building,
+                *corpus,
+                "--tokens",
+                tokens(12000),
+                "--atoms",
+                "400",
+                "--out",
+                str(folder / "built"),
+            ]
         ),
         "build from a store": Victim(
             lambda folder: [*building, "--store", str(store), "--atoms", "400", "--out", str(folder / "built")]
@@ -112,7 +131,7 @@ def victims(home: Path) -> dict[str, Victim]:
                 str(home / "part 0"),
                 str(home / "part 1"),
                 "--atoms",
-                "900",
+                tokens(900),
                 "--store",
                 str(store),
                 "--out",
@@ -124,7 +143,7 @@ def victims(home: Path) -> dict[str, Victim]:
                 *building,
                 *corpus,
                 "--tokens",
-                "8000",
+                tokens(8000),
                 "--atoms",
                 "300",
                 "--shards",

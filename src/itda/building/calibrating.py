@@ -29,13 +29,13 @@ def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = 
         return coding
     some = rows[:: math.ceil(len(rows) / _ROWS)]
     exact = pursue(some, prepared, coding, backend=backend)
-    lengths = torch.linalg.vector_norm(some, dim=1)
-    missed = lengths * exact.unexplained.sqrt()
+    # Of squares: the first square root that torch takes in a process has, now and then, other last bits than the next
+    missed = torch.linalg.vector_norm(some, dim=1).double().square() * exact.unexplained
     # Rows that are atoms themselves say nothing of those that will be encoded
     others = (exact.l0 > 1) | (exact.unexplained > _ITSELF)
     if int((others & (missed > 0)).sum()) < _ENOUGH:
         return coding.with_options(steps=coding.steps)
-    some, usual = some[others], math.log(float(missed[others & (missed > 0)].median()))
+    some, usual = some[others], math.log(float(missed[others & (missed > 0)].median())) / 2
     # Regula falsi over the logarithm of the threshold, in which the number of atoms is nearly straight
     low, high, middle = usual - _RANGE, usual + _RANGE, usual
     more, fewer = float(coding.most), 1.0

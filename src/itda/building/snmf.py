@@ -49,4 +49,5 @@ def _ratio(rows: Tensor, features: Tensor, use: Tensor) -> Tensor:
     pull, among = rows @ features.T, features @ features.T
     for_ = pull.clamp(min=0) + use @ (-among).clamp(min=0)
     against = (-pull).clamp(min=0) + use @ among.clamp(min=0)
-    return ((for_ + _TINY) / (against + _TINY)).sqrt()
+    # In double: torch's first float32 square root in a process has, now and then, other last bits than the next
+    return ((for_ + _TINY) / (against + _TINY)).double().sqrt().float()
