@@ -6,12 +6,12 @@ OF_FIDELITY := codings controls sinks sites stability probing
 OTHERS := $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py))
 BENCHMARKS := $(filter-out $(patsubst %,benchmarks/bench_%.py,fidelity $(OF_FIDELITY)),$(OTHERS))
 
-.PHONY: help setup demo test test-docs torture fuzz soak lint format bench bench-fidelity docs clean
+.PHONY: help setup demo test test-long torture fuzz soak lint format bench bench-fidelity docs clean
 
 help:
 	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
 	@echo "make test   set up, then run the tests; real models are read from ITDA_TEST_DATA (default ../shared/data)"
-	@echo "make test-docs   run what the README shows: its commands, its Python, the examples, the demo"
+	@echo "make test-long   what takes longer: kills, clusters, every model, all that README, guides and examples show"
 	@echo "make lint   style, types and layers"
 	@echo "make docs   write the generated pages of docs/, run its guides, and build the site in build/site (offline)"
 	@echo "make torture, make fuzz, make soak   a hundred kills; 100,000 damaged files; half an hour in one process"
@@ -32,13 +32,13 @@ demo: $(READY)
 	$(BIN)/itda demo --out itda-demo --overwrite
 
 # Two processes on the same cores: threads that spin while they wait would take them from each other
-PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
-	$(PYTEST) -m "not documentation"
+	$(PYTEST) -m "not long"
 
-test-docs: $(READY)
-	$(PYTEST) -m documentation
+test-long: $(READY)
+	$(PYTEST) -m long
 
 torture: $(READY)
 	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/support/torture.py 100

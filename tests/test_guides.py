@@ -9,7 +9,7 @@ import itda
 from support.guides import blocks, run_commands, run_python
 
 
-@pytest.mark.documentation
+@pytest.mark.long
 def test_the_guide_to_steering_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run_python("docs/steering.md")
@@ -25,7 +25,7 @@ def test_the_guide_to_steering_runs(tmp_path, monkeypatch, capsys):
     run_commands(blocks("console", "docs/steering.md")[0].splitlines(), monkeypatch, capsys)
 
 
-@pytest.mark.documentation
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_guide_to_other_tools_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -36,7 +36,7 @@ def test_the_guide_to_other_tools_runs(tmp_path, monkeypatch, capsys):
     assert list(Path("log").glob("events*"))
 
 
-@pytest.mark.documentation
+@pytest.mark.long
 def test_the_guides_to_large_models_and_to_viewing_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_commands(blocks("console", "docs/scaling.md")[0].splitlines(), monkeypatch, capsys)

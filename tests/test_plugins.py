@@ -53,7 +53,7 @@ def installed(tmp_path_factory):
     return {**os.environ, "PYTHONPATH": str(target)}
 
 
-@pytest.mark.documentation
+@pytest.mark.long
 def test_an_example_package_adds_one_of_everything(installed, tmp_path):
     command = [sys.executable, "-c", USE, str(tmp_path / "d")]
     done = subprocess.run(command, env=installed, capture_output=True, text=True, check=False)

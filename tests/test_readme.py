@@ -10,7 +10,7 @@ from support.guides import ROOT, blocks, run_commands, run_python
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.documentation
+@pytest.mark.long
 def test_the_python_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = run_python("README.md")
@@ -23,7 +23,7 @@ def test_the_python_runs(tmp_path, monkeypatch, capsys):
     assert len(blocks("python")[0].strip().splitlines()) <= 10
 
 
-@pytest.mark.documentation
+@pytest.mark.long
 def test_the_commands_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [
@@ -50,7 +50,7 @@ def test_the_picture_was_made_by_the_code():
     assert "http" not in picture.replace("http://www.w3.org", "").replace("https://www.textualize.io", "")
 
 
-@pytest.mark.documentation
+@pytest.mark.long
 @pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
 def test_examples_run(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -44,7 +44,7 @@ def built(llama, stories):
         "learned": {"method": "learned", "coding": Coding(steps=4, method="omp")},
     }
     return {
-        name: build(llama, train, site=SITE, atoms=128, tokens=8000, progress=False, **options)
+        name: build(llama, train, site=SITE, atoms=96, tokens=3000, progress=False, **options)
         for name, options in ways.items()
     }
 
@@ -287,7 +287,7 @@ def test_import_and_export_on_the_command_line(folders, built, tmp_path):
     assert refused.exit_code == 2
     built["default"].save_pretrained(tmp_path / "own")
     done = run.invoke(app, ["export", str(tmp_path / "own"), "--out", str(tmp_path / "sae"), "--json"])
-    assert json.loads(done.stdout)["atoms"] == 128
+    assert json.loads(done.stdout)["atoms"] == 96
     assert saelens.read(tmp_path / "sae").fingerprint == built["default"].fingerprint
 
 

@@ -163,11 +163,11 @@ def test_paper_mode_takes_frequent_rows_first_and_passes_zeros_over():
 
 def test_the_mean_is_taken_off_and_put_back(rows):
     shifted = rows + 50
-    dictionary = make(shifted, atoms=300, steps=8)
+    dictionary = make(shifted, atoms=150, steps=8)
     assert torch.allclose(dictionary.mean, shifted.mean(0), atol=1e-3)
     missed = (dictionary.decode(dictionary.encode(shifted)) - shifted).square().sum()
     assert missed / (shifted - shifted.mean(0)).square().sum() < 0.1
-    assert make(shifted, atoms=300, steps=8, center=False).mean.abs().max() == 0
+    assert make(shifted, atoms=150, steps=8, center=False).mean.abs().max() == 0
 
 
 def test_usage_is_counted_on_the_build_rows(rows):
@@ -208,25 +208,25 @@ def test_several_sites_in_one_pass_are_each_the_same_alone(model):
 def test_the_batch_size_changes_no_byte(model, tmp_path):
     corpus = Corpus.from_texts(TEXTS)
     contents = []
-    for size in (1, 7, 32):
+    for size in (1, 7):
         dictionary = build(model, corpus, site="resid_post.1", atoms=64, batch_size=size, progress=False)
         folder = dictionary.save_pretrained(tmp_path / str(size))
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert contents[0] == contents[1] == contents[2]
+    assert contents[0] == contents[1]
 
 
 def test_real_models_give_the_same_dictionary_for_any_batch_size(gpt2, stories, tmp_path):
     some = Corpus.from_texts([document.text for document in stories][:80])
     contents, sources = [], []
-    for size in (1, 7, 32):
-        dictionary = build(gpt2, some, site="resid_post.3", atoms=256, tokens=4000, batch_size=size, progress=False)
+    for size in (1, 7):
+        dictionary = build(gpt2, some, site="resid_post.3", atoms=128, tokens=2000, batch_size=size, progress=False)
         folder = dictionary.save_pretrained(tmp_path / str(size))
         contents.append({path.name: path.read_bytes() for path in folder.iterdir()})
         loose = build(
-            gpt2, some, site="resid_post.3", atoms=256, tokens=4000, batch_size=size, canonical=False, progress=False
+            gpt2, some, site="resid_post.3", atoms=128, tokens=2000, batch_size=size, canonical=False, progress=False
         )
         sources.append(set(loose.sources.keys()))
-    assert contents[0] == contents[1] == contents[2]
+    assert contents[0] == contents[1]
     for other in sources:
         assert len(other & set(dictionary.sources.keys())) >= 0.99 * len(dictionary)
 

@@ -185,6 +185,7 @@ def test_pieces_do_not_matter(monkeypatch):
     assert torch.allclose(compare.translate(codes, there, refit=True), whole, atol=1e-5)
 
 
+@pytest.mark.long
 def test_between_real_models_codes_say_more_than_the_token(data, gpt2):
     text = Corpus.from_files(data / "text" / "wikitext_1000.json")
     train, _ = text.split(held_out=0.1)

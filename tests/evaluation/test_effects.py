@@ -62,8 +62,8 @@ def test_effects_by_their_definition(model, dictionary, corpora):
 
 def test_atoms_of_a_real_model_do_more_than_chance(llama, stories):
     train, held_out = stories.split(held_out=0.1, seed=0)
-    dictionary = build(llama, train, site="resid_post.2", atoms=512, tokens=20_000, progress=False)
-    effects = ablate(dictionary, llama, held_out, tokens=3000, count=8, progress=False)
+    dictionary = build(llama, train, site="resid_post.2", atoms=256, tokens=8_000, progress=False)
+    effects = ablate(dictionary, llama, held_out, tokens=2000, count=6, progress=False)
     assert sum(effect.kl for effect in effects.atoms) > 0
     strongest = effects.atoms[0]
     assert strongest.kl > 0

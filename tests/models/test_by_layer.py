@@ -180,6 +180,7 @@ print(len(itda.capture(model, corpus, "resid_post.7", window=16, progress=False)
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory as Linux does")
 def test_a_model_larger_than_the_memory_there_is(tmp_path):
     """Eight layers of 34 MB in float32, and 120 MB for all that is not there yet."""

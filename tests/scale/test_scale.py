@@ -68,9 +68,8 @@ def built(name, text, tmp_path_factory):
 
 def test_any_number_of_workers_gives_the_same_bytes(name, text, built, tmp_path):
     _, expected, _ = built
-    for workers in (2, 4):
-        again = scale.build(name, text, workers=workers, **BUILD)
-        assert contents(again.save_pretrained(tmp_path / str(workers))) == contents(expected)
+    again = scale.build(name, text, workers=3, **BUILD)
+    assert contents(again.save_pretrained(tmp_path / "3")) == contents(expected)
 
 
 def test_it_is_the_merge_of_the_parts(llama, text, built):
@@ -191,7 +190,7 @@ def test_captures_in_parts_stand_side_by_side(name, text, tmp_path):
 
 def test_evaluation_in_parts_is_evaluation(name, llama, stories, text, built, tmp_path):
     dictionary, _, _ = built
-    held_out = itda.Corpus.from_texts([document.text for document in stories][100:160])
+    held_out = itda.Corpus.from_texts([document.text for document in stories][100:140])
     options = {"tokens": None, "resamples": 50, "progress": False}
     serial = itda.evaluate(dictionary, llama, held_out, **options)
     many = scale.evaluate(dictionary, name, held_out, shards=3, folder=tmp_path / "parts", **options)
@@ -351,6 +350,7 @@ built.save_pretrained(out)
 """
 
 
+@pytest.mark.long
 def test_a_cluster_by_its_address(name, text, built, tmp_path):
     """A head and a worker as `ray start` makes them, in processes of their own."""
     (tmp_path / "text.json").write_text(json.dumps([document.text for document in text]))

@@ -9,7 +9,7 @@ import itda
 from itda.view.preparing import prepare
 from itda.view.records import Records
 
-PREPARED: dict[str, Any] = {"tokens": 6_000, "held_out_tokens": 1_000, "effects": 3, "progress": False}
+PREPARED: dict[str, Any] = {"tokens": 4_000, "held_out_tokens": 1_000, "effects": 3, "progress": False}
 """How the pages of the embedded model's dictionary are prepared."""
 _SEEDS = (
     "<script>window.pwned = 1</script>", "</script><script>window.pwned = 1</script>", "<img src=x onerror=pwned=1>",

@@ -428,11 +428,12 @@ def test_a_report_is_one_file(watched, prepared, tmp_path):
     assert serious(seen.page) == []
 
 
+@pytest.mark.long
 def test_a_real_model_from_end_to_end(watched, llama, stories, tmp_path):
     train, _ = stories.split()
-    dictionary = itda.build(llama, train, site="resid_post.2", atoms=256, tokens=6_000, method="greedy", progress=False)
+    dictionary = itda.build(llama, train, site="resid_post.2", atoms=256, tokens=4_000, method="greedy", progress=False)
     dictionary.save_pretrained(tmp_path / "stories")
-    prepare(dictionary, llama, stories, name="stories", tokens=6_000, progress=False).save(tmp_path / "stories")
+    prepare(dictionary, llama, stories, name="stories", tokens=3_000, progress=False).save(tmp_path / "stories")
     matrix = compare.layer_matrix([llama], stories, measure="cka", tokens=1_000)
     write_json(tmp_path / "layers.json", "layers", {"measures": {"cka": {"matrix": matrix.to_dict()}}})
     with serving(Shelf.open([tmp_path]), lambda book: WhatIf(dictionary, llama)) as address:

@@ -38,8 +38,8 @@ def lines(path):
 @pytest.fixture(scope="module")
 def made(llama, stories):
     train, held_out = stories.split(held_out=0.2)
-    dictionary = itda.build(llama, train, site="resid_post.2", atoms=64, tokens=4000, progress=False)
-    return dictionary, prepare(dictionary, llama, held_out, tokens=3000, progress=False)
+    dictionary = itda.build(llama, train, site="resid_post.2", atoms=64, tokens=2000, progress=False)
+    return dictionary, prepare(dictionary, llama, held_out, tokens=2000, progress=False)
 
 
 def test_what_is_written_is_what_the_dictionary_does(made, llama, tmp_path):

@@ -153,9 +153,7 @@ def test_mixtures_and_learned_atoms_say_what_they_are(model):
 
 
 def test_attention_heads_have_their_shares(embedded):
-    dictionary = itda.build(
-        embedded, itda.Corpus.embedded(), site="attn_heads.3", atoms=32, tokens=2_000, progress=False
-    )
+    dictionary = itda.build(embedded, itda.Corpus.embedded(), site="attn_heads.3", atoms=32, tokens=600, progress=False)
     records = prepare(dictionary, embedded, tokens=500, progress=False)
     facts = pages.atom(records, 0)
     assert sum(facts["heads"]) == pytest.approx(1, abs=1e-3)

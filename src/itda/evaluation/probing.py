@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from itda.data.dictionary import Dictionary
@@ -155,10 +156,11 @@ def probe(
         raise OptionError(f"test={test} leaves {rarest} texts of a label to train on. Lower it, or give more texts.")
     pooled |= {"principal components": _components(pooled["activation"], trained), "token identity": tokens}
     names = sorted(set(known))
-    right = {
-        name: {str(size or ALL): _right(matrix, known, names, trained, tested, size) for size in (*sizes, None)}
-        for name, matrix in pooled.items()
-    }
+    with threadpool_limits(1, "blas"):  # beside another process, threads that spin took thirty times as long
+        right = {
+            name: {str(size or ALL): _right(matrix, known, names, trained, tested, size) for size in (*sizes, None)}
+            for name, matrix in pooled.items()
+        }
     targets = np.stack([known[tested] == name for name in names])
     drawn = np.random.default_rng(seed).multinomial(len(tested), np.full(len(tested), 1 / len(tested)), size=resamples)
     once = np.ones((1, len(tested)), np.int64)

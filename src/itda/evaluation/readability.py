@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
+from threadpoolctl import threadpool_limits
 
 from itda.data.activations import Activations
 from itda.data.dictionary import Dictionary, checked_dictionary
@@ -141,7 +142,8 @@ def read_atoms(
     codes = dictionary.encode(activations, coding=used)
     found, shown = examples_of(activations, codes, folds=_FOLDS, atoms=atoms, count=examples, least=_LEAST, seed=seed)
     reader = _Reader(activations)
-    read = tuple(reader.read(one, dictionary) for one in found)
+    with threadpool_limits(1, "blas"):  # beside another process, threads that spin took thirty times as long
+        read = tuple(reader.read(one, dictionary) for one in found)
     scores = {name: np.array([getattr(atom, name) for atom in read]) for name in _LABELS}
     drawn = np.random.default_rng(seed).integers(len(read), size=(resamples, len(read)))
     energy = codes.coefficients.double().square()

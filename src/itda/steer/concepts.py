@@ -10,6 +10,7 @@ import numpy as np
 import scipy.sparse
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import OptionError
@@ -93,7 +94,8 @@ class Concept:
         if not len(best):
             raise OptionError(f"No atom tells the texts of {name!r} from the others.")
         values = features[:, best].toarray()
-        fitted = LogisticRegression(class_weight="balanced", max_iter=1000).fit(values / spread[best], kinds)
+        with threadpool_limits(1, "blas"):  # a few numbers a text: threads would only wait for each other
+            fitted = LogisticRegression(class_weight="balanced", max_iter=1000).fit(values / spread[best], kinds)
         weights = fitted.coef_[0] / spread[best]
         kept = (weights != 0) if against else (weights > 0)
         if not kept.any():
