@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import itda
+from itda.data.build_records import library_versions
 from itda.data.checkpoints import Checkpoint, Saved
-from itda.data.dictionary import library_versions
 from itda.errors import MismatchError, OptionError, OutputError
 from support import tiny
 from support.signals import coherent

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from itda.data import files
+from itda.data import drafts, files
 from itda.errors import FormatError, OutputError
 
 FACTS = {"name": "x", "numbers": [1, 2.5, None]}
@@ -96,7 +96,7 @@ def test_an_interrupt_between_the_renames_loses_nothing(folder, monkeypatch):
         return real(self, target)
 
     monkeypatch.setattr(type(folder), "rename", interrupt_the_second)
-    monkeypatch.setattr(files, "_exchange", lambda one, other: False)  # as on a system that cannot swap two names
+    monkeypatch.setattr(drafts, "_exchange", lambda one, other: False)  # as on a system that cannot swap two names
     with pytest.raises(KeyboardInterrupt):
         files.write_folder(folder, "thing", {"new": 1}, CONTENT, overwrite=True)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -106,7 +106,7 @@ def test_an_interrupt_between_the_renames_loses_nothing(folder, monkeypatch):
 def test_drafts_of_dead_processes_are_cleared_away_and_no_others(folder):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = files._host()
+    host = drafts._host()
     for name in (f"{host}-{dead.pid}-abc", f"{host}-{os.getpid()}-abc", "otherhost-1-abc", "mine"):
         (folder.parent / f".saved.{name}").mkdir()
     files.write_folder(folder, "thing", {"new": 1}, CONTENT, overwrite=True)
@@ -178,7 +178,7 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_take_its_place(folder, 
         return real(self, target)
 
     monkeypatch.setattr(type(folder), "rename", fail_for_the_draft)
-    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(drafts, "_exchange", lambda one, other: False)
     with pytest.raises(OutputError, match="Input/output error"):
         files.write_folder(folder, "thing", {"new": 1}, CONTENT, overwrite=True)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itda.data.dictionary import BuildRecord, Dictionary, library_versions
+from itda.data.build_records import BuildRecord, library_versions
+from itda.data.dictionary import Dictionary
 from itda.data.sources import Sources
 from itda.errors import FormatError
 from itda.pursuit import default_coding, default_steps

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from itda.data.files import replaced_file
+from itda.data.drafts import replaced_file
 from itda.errors import FormatError, MissingExtraError, OptionError
 
 ARCHITECTURE = "controlvector"

@@ -18,7 +18,8 @@ from typing import Any
 from itda.adapters.directions import dictionary_of
 from itda.adapters.foreign_files import json_object, missing, number, tensors
 from itda.data.dictionary import Dictionary, checked_dictionary
-from itda.data.files import check_free, replaced_folder, to_plain
+from itda.data.drafts import replaced_folder
+from itda.data.files import check_free, to_plain
 from itda.errors import FormatError, MissingExtraError, OptionError, OutputError
 from itda.models.hook_names import to_hook, to_site
 from itda.models.loading import Model

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from itda.data.files import refused
+from itda.data.drafts import refused
 from itda.errors import MissingExtraError
 
 

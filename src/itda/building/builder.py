@@ -15,7 +15,8 @@ from torch import Tensor
 from itda.building import allocator
 from itda.building.calibrating import calibrated
 from itda.building.options import BuildOptions
-from itda.data.dictionary import BuildRecord, Dictionary, Kind, library_versions
+from itda.data.build_records import BuildRecord, library_versions
+from itda.data.dictionary import Dictionary, Kind
 from itda.data.mixtures import Mixtures
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources

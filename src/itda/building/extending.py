@@ -15,8 +15,9 @@ from itda.building.request import check_room
 from itda.building.reservoir import Reservoir, evenly
 from itda.capturing import capture_like
 from itda.data.activations import Activations
+from itda.data.build_records import BuildRecord, library_versions
 from itda.data.corpus import Corpus
-from itda.data.dictionary import BuildRecord, Dictionary, checked_dictionary, library_versions
+from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.entries import RowsOnDisk
 from itda.data.sources import Sources
 from itda.errors import ActivationError, CorpusError, OptionError

@@ -11,7 +11,8 @@ from itda.building.calibrating import calibrated
 from itda.building.greedy import GreedyBuilder
 from itda.building.options import GreedyOptions
 from itda.data import provenance
-from itda.data.dictionary import BuildRecord, Dictionary, library_versions
+from itda.data.build_records import BuildRecord, library_versions
+from itda.data.dictionary import Dictionary
 from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator

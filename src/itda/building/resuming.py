@@ -7,8 +7,8 @@ from typing import Any
 
 from itda.building.builder import Builder
 from itda.building.request import BuildRequest
+from itda.data.build_records import library_versions
 from itda.data.checkpoints import Checkpoint, Saved
-from itda.data.dictionary import library_versions
 
 Builders = Mapping[str, Builder]
 """By the site of their rows."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itda.data.files import refused
+from itda.data.drafts import refused
 from itda.errors import OutputError
 
 

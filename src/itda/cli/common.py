@@ -14,8 +14,9 @@ import typer
 from itda.errors import OptionError
 
 if TYPE_CHECKING:
+    from itda.data.build_records import BuildRecord
     from itda.data.corpus import Corpus
-    from itda.data.dictionary import BuildRecord, Dictionary
+    from itda.data.dictionary import Dictionary
     from itda.models.loading import Model
 
 EMBEDDED = "embedded"

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from itda.data import files, locks
+from itda.data.drafts import refused
 from itda.errors import FormatError, MismatchError
 from itda.options import seconds
 
@@ -63,7 +64,7 @@ class Checkpoint:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.refused(self.folder, error) from error
+            raise refused(self.folder, error) from error
         self._open.enter_context(locks.held(self.folder))
         if threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGINT, self._interrupt)

@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from itda.data import files, hub
 from itda.data.activations import Activations
+from itda.data.build_records import BuildRecord
 from itda.data.entries import RowsOnDisk
 from itda.data.heads import name_heads, shares_of
 from itda.data.mixtures import Mixtures
@@ -29,24 +29,6 @@ _IN_A_CELL = 8  # atoms that a notebook shows
 
 Kind = Literal["activations", "mixtures", "learned"]
 """What atoms are: each one activation, a convex mixture of a few, or a direction that no activation has."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildRecord:
-    """How a dictionary was built."""
-
-    method: str
-    options: Mapping[str, Any]
-    rows: int
-    """Rows that were read."""
-    threshold: float | None
-    """The smallest novelty of any atom when it was added: unexplained share, or 1 - cos in paper mode. None for methods
-    that do not take one row after the other."""
-    unexplained: float
-    """Mean unexplained share of a sample of those rows, with the finished dictionary."""
-    notes: tuple[str, ...] = ()
-    """What a user should know: what was skipped, or could not be done as asked."""
-    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class FoundAtom(NamedTuple):
@@ -73,11 +55,6 @@ def checked_dictionary(dictionary: Any) -> "Dictionary":
             f"This needs an itda.Dictionary. Got {type(dictionary).__name__}; open one with from_pretrained."
         )
     return dictionary
-
-
-def library_versions() -> dict[str, str]:
-    """The versions that decide the numbers in a dictionary."""
-    return {name: version(name) for name in ("itda", "torch", "transformers", "tokenizers", "numba", "numpy")}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

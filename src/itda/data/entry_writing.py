@@ -11,6 +11,7 @@ import torch
 
 from itda.data import files, locks, shards
 from itda.data.activations import Block
+from itda.data.drafts import refused
 from itda.data.entries import KIND, StoredActivations
 from itda.data.provenance import Provenance
 from itda.data.shards import DTYPES, INDEX, Shard
@@ -44,7 +45,7 @@ class EntryWriter:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.refused(self.folder, error) from error
+            raise refused(self.folder, error) from error
         self._open.enter_context(locks.held(self.folder))
         try:
             if (self.folder / files.MANIFEST).exists():

@@ -7,25 +7,20 @@ disk and renamed, so that whoever reads it finds the old one, the new one, or no
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import glob
 import hashlib
 import json
 import os
-import platform
 import re
-import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from safetensors import SafetensorError
 
+from itda.data.drafts import flush, refused, replaced_file, replaced_folder
 from itda.errors import FormatError, ItdaError, OutputError
 
 if TYPE_CHECKING:
@@ -130,27 +125,6 @@ def write_bytes(path: Path, content: bytes) -> None:
         _write_bytes(draft, content)
 
 
-@contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """A draft file, for what can only be written by name, that takes the place of `path` at the end or vanishes.
-
-    Raises: OutputError for whatever the file system refuses.
-    """
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise refused(path, error) from error
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
 def append_bytes(path: Path, content: bytes) -> None:
     """Append to a file and flush it to disk; what cannot be appended whole is taken off again.
 
@@ -163,7 +137,7 @@ def append_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         if not before:
-            _flush(path.parent)
+            flush(path.parent)
     except OSError as error:
         with suppress(OSError):
             os.truncate(path, before)
@@ -267,73 +241,6 @@ def parsing(path: Path) -> Iterator[None]:
         raise FormatError(f"{path} is not what itda writes: {type(error).__name__}: {error}. Make it again.") from error
 
 
-@contextmanager
-def replaced_folder(folder: Path) -> Iterator[Path]:
-    """A draft folder that takes the place of `folder` at the end, or vanishes if anything goes wrong.
-
-    Raises: OutputError for whatever the file system refuses.
-    """
-    draft = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_lost_drafts(folder)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{_host()}-{os.getpid()}-", dir=folder.parent))
-        draft.chmod(0o777 & ~_umask())
-        yield draft
-        _flush(draft)
-        _put_in_place(draft, folder)
-        _flush(folder.parent)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise refused(folder, error) from error
-    finally:
-        if draft is not None and draft.exists():
-            shutil.rmtree(draft, ignore_errors=True)
-
-
-def _put_in_place(draft: Path, folder: Path) -> None:
-    """Rename a draft to `folder`; what was there goes, and at no moment is there nothing."""
-    if not folder.exists():
-        draft.rename(folder)
-        return
-    if _exchange(draft, folder):
-        return  # what was there is the draft now
-    aside = draft.with_name(draft.name + ".old")
-    folder.rename(aside)
-    try:
-        draft.rename(folder)
-    except BaseException:
-        aside.rename(folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step, where the system can; False if it cannot."""
-    if sys.platform != "linux":
-        return False
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
-    try:
-        function = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):  # an old C library
-        return False
-    return bool(function(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
-
-
-def _host() -> str:
-    return hashlib.blake2b(platform.node().encode(), digest_size=4).hexdigest()
-
-
-def _remove_lost_drafts(folder: Path) -> None:
-    """Drafts of this folder whose process has died on this machine."""
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
-        host, _, rest = path.name.removeprefix(f".{folder.name}.").partition("-")
-        process = rest.partition("-")[0]
-        if host == _host() and process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def to_plain(value: Any) -> Any:
     """The value as it comes back from JSON: tuples become lists, keys strings."""
     return json.loads(json.dumps(value, allow_nan=False))
@@ -387,28 +294,3 @@ def read_bytes(path: Path) -> bytes:
         raise FormatError(f"{path} is missing. The folder was not copied whole; copy it again.") from error
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _flush(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot flush a folder, and needs not
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def refused(path: Path, error: OSError) -> OutputError:
-    """What to tell a user whose file system would not write there."""
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return OutputError(
-            f"No space is left on the disk of {path}. What was written before is whole; free some space and run again."
-        )
-    return OutputError(f"{path} cannot be written: {error.strerror or error}. Choose another folder.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from itda.data.files import refused
+from itda.data.drafts import refused
 from itda.errors import OutputError
 
 LOCK = ".lock"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from itda.data import files, locks, shards
+from itda.data.drafts import refused
 from itda.data.entries import DamagedEntry, StoredActivations
 from itda.data.entry_writing import TAIL, EntryWriter
 from itda.data.joined import JoinedActivations
@@ -171,7 +172,7 @@ class Store:
             try:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             except OSError as error:
-                raise files.refused(path, error) from error
+                raise refused(path, error) from error
         return sizes
 
 

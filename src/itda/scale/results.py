@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from itda.data import checkpoints, files, locks
-from itda.data.dictionary import library_versions
+from itda.data.build_records import library_versions
+from itda.data.drafts import refused
 from itda.errors import ClusterError, FormatError, MismatchError, OutputError
 
 _KIND, _PART = "parts", "part"
@@ -32,7 +33,7 @@ class Results:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise files.refused(self.folder, error) from error
+            raise refused(self.folder, error) from error
         self._open.enter_context(locks.held(self.folder))
         try:
             if (self.folder / files.MANIFEST).exists():

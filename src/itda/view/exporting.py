@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from itda.data.files import check_file, refused, replaced_folder, write_text
+from itda.data.drafts import refused, replaced_folder
+from itda.data.files import check_file, write_text
 from itda.errors import OptionError, OutputError
 from itda.options import whole
 from itda.view import pages, site

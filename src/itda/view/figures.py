@@ -10,7 +10,8 @@ import numpy as np
 from itda.compare.layer_matching import LayerMatrix
 from itda.compare.model_matrices import ModelMatrix
 from itda.compare.run_report import TrainingRun
-from itda.data.files import check_file, refused
+from itda.data.drafts import refused
+from itda.data.files import check_file
 from itda.errors import MissingExtraError, OptionError
 from itda.evaluation.report import Report
 from itda.explaining import Explanation

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from itda.data.dictionary import Dictionary, checked_dictionary
-from itda.data.files import replaced_folder
+from itda.data.drafts import replaced_folder
 from itda.errors import OptionError, OutputError
 from itda.models.hook_names import to_hook
 from itda.options import whole
