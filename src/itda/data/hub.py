@@ -67,8 +67,8 @@ def said(error: Exception) -> str:
         return f"it answers {status}: the trouble is on its side. Try again later; what is there already is kept."
     if _is_connection(error):
         return (
-            "it cannot be reached, or the connection broke off. Check the connection (HF_HUB_OFFLINE, HF_ENDPOINT), "
-            "and try again: what is there already is kept."
+            "it cannot be reached, or the connection broke off. Check the connection (HF_HUB_OFFLINE, HF_ENDPOINT; "
+            "HF_HUB_DISABLE_XET=1 is another way for large files), and try again: what is there already is kept."
         )
     return f"{' '.join(str(error).split())[:300]}. Check the name."
 
