@@ -13,6 +13,8 @@ from itda.adapters import autoencoders, dictionary_learning, saelens, sparsify
 from itda.cli import app
 from itda.errors import FormatError, MismatchError, OptionError, OutputError
 from itda.pursuit import Coding, pursue
+from itda.view.pages import summary
+from itda.view.preparing import prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Detected pickle")
 SITE = "resid_post.2"
@@ -281,6 +283,9 @@ def test_import_and_export_on_the_command_line(folders, built, tmp_path):
     said = run.invoke(app, ["info", str(tmp_path / "d")]).stdout
     assert "directions that no activation has" in said
     assert "unexplained" not in said
+    lines = dict(summary(prepare(itda.Dictionary.from_pretrained(tmp_path / "d"))))
+    assert lines["site"] == "resid_post.2"
+    assert not {"built from", "unexplained when built"} & set(lines)
     compared = run.invoke(app, ["compare", "dictionaries", *[str(tmp_path / "d")] * 2, "--by-direction", "--json"])
     assert json.loads(compared.stdout)["mutual"] == LATENTS
     refused = run.invoke(app, ["import", str(tmp_path), "--out", str(tmp_path / "e")])

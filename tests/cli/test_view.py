@@ -158,6 +158,11 @@ def test_results_of_comparisons_are_shown(run, built, place):
     assert page.count("does not know such results") == 1
     matrix = json.loads((place / "runs" / "layers.json").read_text())["measures"]["cka"]["matrix"]["values"]
     assert f"model 0, other 1: {matrix[0][4]:.3f}" in page
+    run("view", "runs/model", "runs/overlap.json", "--export", "named", "--atoms", 2)
+    assert "Overlap of two dictionaries" in (place / "named" / "compare.html").read_text()
+    assert "neither results of itda compare nor a steering vector" in run(
+        "view", "runs/foreign.json", "--export", "x", code=2
+    )
     distance = json.loads((place / "runs" / "diff.json").read_text())["joint"]["atoms"][0]["distance"]
     assert f"<bdi>{distance:.2f}</bdi>" in page
 

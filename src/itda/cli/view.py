@@ -40,7 +40,9 @@ _TOKENS, _EFFECTS = 100_000, 0
 def view(
     folders: Annotated[
         list[Path],
-        typer.Argument(help="Folders of dictionaries, or that hold some, and results of `itda compare ... --out`."),
+        typer.Argument(
+            help="Folders of dictionaries, or that hold some; results of `itda compare ... --out` and steering vectors."
+        ),
     ],
     prepare: Annotated[bool, typer.Option("--prepare", help="Prepare the pages anew, and stop.")] = False,
     export: Annotated[Path | None, typer.Option(help="Write the pages as files to this folder, and stop.")] = None,

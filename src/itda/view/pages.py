@@ -54,15 +54,18 @@ def summary(records: Records) -> list[tuple[str, str]]:
             ("site", provenance["site"]),
             ("built from", f"{build['rows']:,} tokens of {provenance['corpus_name']}"),
         ]
-    else:
+    elif build["rows"]:
         lines.append(("built from", f"{build['rows']:,} rows of a bare array"))
+    else:  # read from an autoencoder
+        lines += [(name.replace("_", " "), str(value)) for name, value in build["options"].items()]
     coding = facts["coding"]
     steps = f"{coding['steps']} atoms a token" + (" in the mean" if coding.get("most") else "")
     lines += [
         ("method", build["method"]),
         ("coding", steps + (", nothing subtracted" if coding["nonnegative"] else ", signed")),
-        ("unexplained when built", f"{build['unexplained']:.1%} of an activation, in the mean"),
     ]
+    if build["rows"]:
+        lines.append(("unexplained when built", f"{build['unexplained']:.1%} of an activation, in the mean"))
     if len(records.tokens):
         used = int((records.counts > 0).sum())
         lines.append(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,8 @@ class Shelf:
     def open(cls, folders: Sequence[str | Path]) -> "Shelf":
         """What folders hold: each is a dictionary, or holds some, results of `itda compare`, and steering vectors.
 
+        Files of results and vectors may be named as well.
+
         Raises: FormatError if there is nothing to show; StaleError where pages have to be prepared first.
         """
         books: dict[str, Book] = {}
@@ -81,10 +83,14 @@ class Shelf:
 def dictionaries_in(folders: Sequence[str | Path]) -> list[Path]:
     """The folders of dictionaries that were named, or are in one that was.
 
-    Raises: FormatError for a folder that is none and holds none, nor results.
+    Raises: FormatError for a folder that is none and holds none, nor results, and for a file of something else.
     """
     found: list[Path] = []
     for folder in map(Path, folders):
+        if folder.is_file():
+            if not _results_in([folder]) and not _vectors_in([folder]):
+                raise FormatError(f"{folder} holds neither results of itda compare nor a steering vector of itda.")
+            continue
         if (folder / files.MANIFEST).exists() or not folder.is_dir():
             files.read_manifest(folder, "dictionary")
             own = [folder]
@@ -148,16 +154,15 @@ def _holds_dictionary(manifest: Path) -> bool:
 
 def _results_in(folders: Sequence[str | Path]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for folder in map(Path, folders):
-        for path in sorted(folder.glob("*.json")):
-            try:
-                if path.name == files.MANIFEST or path.stat().st_size > _LARGEST_RESULT:
-                    continue
-                content = json.loads(path.read_bytes())
-            except (OSError, ValueError, RecursionError, ItdaError):
+    for path in _files_in(map(Path, folders), ".json"):
+        try:
+            if path.name == files.MANIFEST or path.stat().st_size > _LARGEST_RESULT:
                 continue
-            if isinstance(content, dict) and str(content.get("format", "")).startswith(_FORMAT):
-                found[_unique(path.name, found)] = content
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError, ItdaError):
+            continue
+        if isinstance(content, dict) and str(content.get("format", "")).startswith(_FORMAT):
+            found[_unique(path.name, found)] = content
     return found
 
 
@@ -166,18 +171,25 @@ def _vectors_in(folders: Sequence[str | Path]) -> dict[str, Path]:
     from safetensors import SafetensorError, safe_open
 
     found: dict[str, Path] = {}
-    for folder in dict.fromkeys(
-        path.parent if (path / files.MANIFEST).exists() else path for path in map(Path, folders)
-    ):
-        for path in sorted(folder.glob("*.safetensors")):
-            try:
-                with safe_open(path, framework="numpy") as opened:
-                    header = json.loads((opened.metadata() or {}).get("itda", "{}"))
-            except (OSError, ValueError, SafetensorError, RecursionError):
-                continue
-            if isinstance(header, dict) and header.get("format") == _VECTOR:
-                found[_unique(path.stem, found)] = path
+    places = (path.parent if (path / files.MANIFEST).exists() else path for path in map(Path, folders))
+    for path in _files_in(places, ".safetensors"):
+        try:
+            with safe_open(path, framework="numpy") as opened:
+                header = json.loads((opened.metadata() or {}).get("itda", "{}"))
+        except (OSError, ValueError, SafetensorError, RecursionError):
+            continue
+        if isinstance(header, dict) and header.get("format") == _VECTOR:
+            found[_unique(path.stem, found)] = path
     return found
+
+
+def _files_in(places: Iterable[Path], suffix: str) -> list[Path]:
+    """Files with this suffix, named themselves or in a folder that was, each once."""
+    found: dict[Path, None] = {}
+    for place in places:
+        own = [place] if place.is_file() and place.suffix == suffix else sorted(place.glob(f"*{suffix}"))
+        found |= dict.fromkeys(own)
+    return list(found)
 
 
 def _unique(name: str, taken: Mapping[str, Any]) -> str:
