@@ -11,7 +11,7 @@ import itda
 from itda import build, capture, compare, evaluate, explain
 from itda.adapters import autoencoders, dictionary_learning, saelens, sparsify
 from itda.cli import app
-from itda.errors import FormatError, MismatchError, OptionError, OutputError
+from itda.errors import ActivationError, FormatError, MismatchError, OptionError, OutputError, ShapeError
 from itda.pursuit import Coding, pursue
 from itda.view.pages import summary
 from itda.view.preparing import prepare
@@ -275,7 +275,30 @@ def test_an_export_replaces_only_what_it_wrote(built, tmp_path):
         saelens.export("runs/l2", tmp_path / "third")
 
 
-def test_import_and_export_on_the_command_line(folders, built, tmp_path):
+def test_directions_get_examples_and_a_place(folders, llama, stories):
+    folder = folders[0] / "sae_lens"
+    plain = autoencoders.read(folder)
+    taken = capture(llama, stories, SITE, tokens=500, progress=False)
+    found = autoencoders.read(folder, examples=taken)
+    assert torch.equal(found.atoms, plain.atoms)
+    assert found.by_example
+    assert torch.equal(found.sources.row, plain.sources.row)
+    cosines = torch.nn.functional.normalize(taken.rows - found.mean, dim=1) @ found.atoms.T
+    for atom in (0, LATENTS - 1):
+        assert found.sources[atom].text == taken.sources[int(cosines[:, atom].argmax())].text
+    assert int(found.usage_counts.sum()) == int(plain.encode(taken.rows).l0.sum())
+    explanation = explain(found, llama, "Once upon a time")  # no site has to be named
+    assert "e.g." in str(explanation)
+    assert evaluate(found, llama, stories, tokens=300, progress=False).site == SITE
+    with pytest.raises(OptionError, match="belong to no text"):
+        found.check_named("A transplant")
+    with pytest.raises(ActivationError, match=r"as itda\.capture makes them"):
+        autoencoders.read(folder, examples=taken.rows)
+    with pytest.raises(ShapeError, match="The activations have width"):
+        autoencoders.read(folder, examples=capture(llama, stories, "mlp_neurons.2", tokens=20, progress=False))
+
+
+def test_import_and_export_on_the_command_line(folders, built, data, tmp_path):
     run = CliRunner()
     done = run.invoke(app, ["import", str(folders[0] / "sae_lens"), "--out", str(tmp_path / "d")])
     assert done.exit_code == 0, done.output
@@ -286,6 +309,17 @@ def test_import_and_export_on_the_command_line(folders, built, tmp_path):
     lines = dict(summary(prepare(itda.Dictionary.from_pretrained(tmp_path / "d"))))
     assert lines["site"] == "resid_post.2"
     assert not {"built from", "unexplained when built"} & set(lines)
+    where = str(data / "models" / "stories260k")
+    more = ["--model", where, "--corpus", str(data / "text" / "tinystories_1000.json"), "--tokens", "300"]
+    named = run.invoke(app, ["import", str(folders[0] / "sae_lens"), *more, "--out", str(tmp_path / "named")])
+    assert named.exit_code == 0, named.output
+    assert "e.g. " in run.invoke(app, ["info", str(tmp_path / "named")]).stdout
+    lines = dict(summary(prepare(itda.Dictionary.from_pretrained(tmp_path / "named"))))
+    assert (lines["site"], lines["method"]) == ("resid_post.2", "sae_lens topk")
+    for options in (more[2:], more[:2]):
+        short = run.invoke(app, ["import", str(folders[0] / "sae_lens"), *options, "--out", str(tmp_path / "no")])
+        assert short.exit_code == 2
+    assert not (tmp_path / "no").exists()
     compared = run.invoke(app, ["compare", "dictionaries", *[str(tmp_path / "d")] * 2, "--by-direction", "--json"])
     assert json.loads(compared.stdout)["mutual"] == LATENTS
     refused = run.invoke(app, ["import", str(tmp_path), "--out", str(tmp_path / "e")])

@@ -1,17 +1,21 @@
 """Decoders of sparse autoencoders as dictionaries: unit directions that no text names."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from itda.data.activations import Activations
 from itda.data.build_records import BuildRecord, library_versions
 from itda.data.dictionary import Dictionary
 from itda.data.sources import Sources
-from itda.errors import FormatError
+from itda.errors import ActivationError, FormatError, ShapeError
 from itda.pursuit import default_coding, default_steps
+
+_TOGETHER = 4096  # rows whose cosines with all atoms are in memory
 
 
 def dictionary_of(
@@ -67,3 +71,38 @@ def dictionary_of(
         usage_energy=torch.zeros(len(kept)),
         kind="learned",
     )  # fmt: skip
+
+
+def with_examples(dictionary: Dictionary, activations: Activations) -> Dictionary:
+    """The same directions, each with the activation most like it to show for it, and the place of these as its own.
+
+    Explanations and pages then quote texts (`e.g.`), and neither model nor site have to be named any more. Which atoms
+    are used, and how much, is counted on these activations too. `sources[i].row` stays the number of the latent.
+
+    Args:
+        dictionary: as `dictionary_of` makes it.
+        activations: of the model and site that the autoencoder was trained on.
+    Raises: ActivationError for rows that belong to no text; ShapeError for another width.
+    """
+    if not isinstance(activations, Activations) or not activations.sources.named or not len(activations):
+        raise ActivationError("Examples are activations with their texts: give Activations, as itda.capture makes them.")
+    if activations.rows.shape[1] != dictionary.width:
+        raise ShapeError(
+            f"The activations have width {activations.rows.shape[1]}, the autoencoder {dictionary.width}. "
+            "Capture the place that it was trained on."
+        )
+    best = torch.full((len(dictionary),), -torch.inf)
+    example = torch.zeros(len(dictionary), dtype=torch.int64)
+    for first in range(0, len(activations), _TOGETHER):
+        rows = activations.rows[first : first + _TOGETHER].float() - dictionary.mean
+        alike, place = (dictionary.atoms @ torch.nn.functional.normalize(rows, dim=1).T).max(1)
+        example = torch.where(alike > best, first + place, example)
+        best = torch.maximum(alike, best)
+    codes = dictionary.encode(activations.rows)
+    return replace(
+        dictionary,
+        sources=replace(activations.sources.select(example), row=dictionary.sources.row),
+        usage_counts=codes.usage(len(dictionary)),
+        usage_energy=codes.energy(len(dictionary)),
+        provenance=activations.provenance,
+    )

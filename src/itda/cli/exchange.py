@@ -13,20 +13,42 @@ from itda.options import one_of
 def import_(
     folder: Annotated[Path, typer.Argument(help="An autoencoder of SAELens, sparsify or dictionary_learning.")],
     out: common.Out,
+    model: Annotated[str | None, typer.Option(help="The model it was trained on.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="With --model: text, of which each direction gets the place most like it.")
+    ] = None,
+    site: Annotated[str | None, typer.Option(help="Where in the model, if the folder does not say.")] = None,
+    tokens: Annotated[int, typer.Option(help="So many tokens of the text, spread over its documents.")] = 20_000,
+    split_on: common.SplitOn = None,
+    text_field: common.TextField = "text",
+    encoding_errors: common.EncodingErrors = "strict",
     overwrite: common.Overwrite = False,
     json: common.Json = False,
 ) -> None:
     """Make a dictionary of an autoencoder of another library: its decoder's directions, with a pursuit as encoder.
 
     It has no sources, belongs to no model, and goes where a dictionary of a bare array does, with --model and --site.
+    With a model and a text, each direction shows the place in it that is most like it, and belongs to the model.
 
-    Example: `itda import sae-folder --out runs/sae`
+    Example: `itda import sae-folder --model gpt2 --corpus texts.json --out runs/sae`
     """
     from itda.adapters import autoencoders
+    from itda.adapters.directions import with_examples
+    from itda.capturing import capture
     from itda.data.files import check_free
 
     check_free(out, "dictionary", overwrite=overwrite)
     dictionary = autoencoders.read(folder)
+    if corpus is not None and model is None:
+        raise OptionError("--corpus is read by the model: give --model too.")
+    if model is not None:
+        place = site or dictionary.build.options.get("site")
+        if place is None:
+            raise OptionError("The folder does not say where in the model it was trained. Give --site.")
+        opened = common.open_model(model)
+        text = common.open_corpus(corpus, opened.id, split_on, text_field, encoding_errors)
+        with common.plain_warnings():
+            dictionary = with_examples(dictionary, capture(opened, text, place, tokens=tokens))
     dictionary.save_pretrained(out, overwrite=overwrite)
     if json:
         common.print_json({"folder": str(out), **dictionary.facts()})

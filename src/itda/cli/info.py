@@ -52,7 +52,8 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
     table = Table("uses", "atom", "text", show_edge=False, pad_edge=False, title="most used", title_justify="left")
     for atom in most_used:
         table.add_row(f"{int(dictionary.usage_counts[atom]):,}", str(atom), Text(dictionary.describe(atom)))
-    if build.rows:
-        common.print_rich("\n".join(lines), "", table, f"\n{never:,} atoms are never used on that sample")
+    if build.rows or dictionary.by_example:
+        sample = "that sample" if build.rows else "the activations that the examples are taken from"
+        common.print_rich("\n".join(lines), "", table, f"\n{never:,} atoms are never used on {sample}")
     else:  # another tool made it: nothing is known about uses
         common.print_rich("\n".join(lines))

@@ -52,12 +52,15 @@ def summary(records: Records) -> list[tuple[str, str]]:
         lines += [
             ("model", provenance["model"]["id"]),
             ("site", provenance["site"]),
-            ("built from", f"{build['rows']:,} tokens of {provenance['corpus_name']}"),
         ]
-    elif build["rows"]:
+    if not build["rows"]:  # read from an autoencoder
+        known = dict(lines)
+        named = {name.replace("_", " "): str(value) for name, value in build["options"].items()}
+        lines += [(name, value) for name, value in named.items() if name not in known]
+    elif provenance:
+        lines.append(("built from", f"{build['rows']:,} tokens of {provenance['corpus_name']}"))
+    else:
         lines.append(("built from", f"{build['rows']:,} rows of a bare array"))
-    else:  # read from an autoencoder
-        lines += [(name.replace("_", " "), str(value)) for name, value in build["options"].items()]
     coding = facts["coding"]
     steps = f"{coding['steps']} atoms a token" + (" in the mean" if coding.get("most") else "")
     lines += [
