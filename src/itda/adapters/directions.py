@@ -85,7 +85,9 @@ def with_examples(dictionary: Dictionary, activations: Activations) -> Dictionar
     Raises: ActivationError for rows that belong to no text; ShapeError for another width.
     """
     if not isinstance(activations, Activations) or not activations.sources.named or not len(activations):
-        raise ActivationError("Examples are activations with their texts: give Activations, as itda.capture makes them.")
+        raise ActivationError(
+            "Examples are activations with their texts: give Activations, as itda.capture makes them."
+        )
     if activations.rows.shape[1] != dictionary.width:
         raise ShapeError(
             f"The activations have width {activations.rows.shape[1]}, the autoencoder {dictionary.width}. "
