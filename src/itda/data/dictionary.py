@@ -72,7 +72,7 @@ class Dictionary:
     """float32 (D,): taken off before a pursuit and put back by `decode`; zero if not centred."""
     sources: Sources
     """Where each atom comes from; `sources[17]` is a `Source`. Of a mixture, where its largest part comes from; of a
-    learned atom, the place that uses it most: an example, not a name."""
+    learned atom, a place in which it is strong: an example, not a name."""
     coding: Coding
     """How `encode` makes a code unless told otherwise."""
     build: BuildRecord
