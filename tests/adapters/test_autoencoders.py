@@ -275,7 +275,7 @@ def test_an_export_replaces_only_what_it_wrote(built, tmp_path):
         saelens.export("runs/l2", tmp_path / "third")
 
 
-def test_directions_get_examples_and_a_place(folders, llama, stories):
+def test_directions_get_examples_and_a_place(folders, built, llama, stories, tmp_path):
     folder = folders[0] / "sae_lens"
     plain = autoencoders.read(folder)
     taken = capture(llama, stories, SITE, tokens=500, progress=False)
@@ -292,6 +292,9 @@ def test_directions_get_examples_and_a_place(folders, llama, stories):
     assert evaluate(found, llama, stories, tokens=300, progress=False).site == SITE
     with pytest.raises(OptionError, match="belong to no text"):
         found.check_named("A transplant")
+    saelens.export(built["default"], tmp_path / "own")
+    with pytest.raises(OptionError, match="have sources of their own"):
+        autoencoders.read(tmp_path / "own", examples=taken)
     with pytest.raises(ActivationError, match=r"as itda\.capture makes them"):
         autoencoders.read(folder, examples=taken.rows)
     with pytest.raises(ShapeError, match="The activations have width"):
@@ -316,7 +319,7 @@ def test_import_and_export_on_the_command_line(folders, built, data, tmp_path):
     assert "e.g. " in run.invoke(app, ["info", str(tmp_path / "named")]).stdout
     lines = dict(summary(prepare(itda.Dictionary.from_pretrained(tmp_path / "named"))))
     assert (lines["site"], lines["method"]) == ("resid_post.2", "sae_lens topk")
-    for options in (more[2:], more[:2]):
+    for options in (more[2:], more[:2], ["--site", "resid_post.2"]):
         short = run.invoke(app, ["import", str(folders[0] / "sae_lens"), *options, "--out", str(tmp_path / "no")])
         assert short.exit_code == 2
     assert not (tmp_path / "no").exists()

@@ -22,8 +22,8 @@ def read(folder: str | Path, *, examples: Activations | None = None) -> Dictiona
     Args:
         folder: as its library wrote it.
         examples: activations of the place it was trained on; each direction then has the text of the one most like it.
-    Raises: FormatError if the folder holds none of them, or what the reader of its kind says; ActivationError and
-        ShapeError for examples that are of no text, or of another width.
+    Raises: FormatError if the folder holds none of them, or what the reader of its kind says; OptionError,
+        ActivationError and ShapeError for examples of what has sources, that are of no text, or of another width.
     """
     where = Path(folder)
     if not where.is_dir():

@@ -11,11 +11,10 @@ from torch import Tensor
 from itda.data.activations import Activations
 from itda.data.build_records import BuildRecord, library_versions
 from itda.data.dictionary import Dictionary
+from itda.data.nearest import nearest_rows
 from itda.data.sources import Sources
-from itda.errors import ActivationError, FormatError, ShapeError
+from itda.errors import ActivationError, FormatError, OptionError, ShapeError
 from itda.pursuit import default_coding, default_steps
-
-_TOGETHER = 4096  # rows whose cosines with all atoms are in memory
 
 
 def dictionary_of(
@@ -82,8 +81,11 @@ def with_examples(dictionary: Dictionary, activations: Activations) -> Dictionar
     Args:
         dictionary: as `dictionary_of` makes it.
         activations: of the model and site that the autoencoder was trained on.
-    Raises: ActivationError for rows that belong to no text; ShapeError for another width.
+    Raises: OptionError for a dictionary whose atoms have sources already; ActivationError for rows that belong to no
+        text; ShapeError for another width.
     """
+    if dictionary.kind != "learned" or dictionary.sources.named:
+        raise OptionError("These atoms have sources of their own, so they need no examples. Leave examples out.")
     if not isinstance(activations, Activations) or not activations.sources.named or not len(activations):
         raise ActivationError(
             "Examples are activations with their texts: give Activations, as itda.capture makes them."
@@ -93,13 +95,10 @@ def with_examples(dictionary: Dictionary, activations: Activations) -> Dictionar
             f"The activations have width {activations.rows.shape[1]}, the autoencoder {dictionary.width}. "
             "Capture the place that it was trained on."
         )
-    best = torch.full((len(dictionary),), -torch.inf)
-    example = torch.zeros(len(dictionary), dtype=torch.int64)
-    for first in range(0, len(activations), _TOGETHER):
-        rows = activations.rows[first : first + _TOGETHER].float() - dictionary.mean
-        alike, place = (dictionary.atoms @ torch.nn.functional.normalize(rows, dim=1).T).max(1)
-        example = torch.where(alike > best, first + place, example)
-        best = torch.maximum(alike, best)
+    rows = activations.rows.float() - dictionary.mean
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    some = torch.nonzero(norms > 0).flatten()
+    example = some[nearest_rows(dictionary.atoms, rows[some], norms[some])]
     codes = dictionary.encode(activations.rows)
     return replace(
         dictionary,

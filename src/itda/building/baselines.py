@@ -5,7 +5,8 @@ from typing import ClassVar
 import torch
 
 from itda.building.builder import Atoms, unit_and_norm
-from itda.building.pools import Pool, PoolBuilder, activations_of, examples_of, learned_of
+from itda.building.pools import Pool, PoolBuilder, activations_of, learned_of
+from itda.data.nearest import nearest_rows
 from itda.errors import ActivationError
 
 _PASSES = 10
@@ -67,4 +68,4 @@ class TokenMeansBuilder(PoolBuilder):
         rows = means.of(means.token_ids[order]) - pool.mean
         rows = rows[(rows != 0).any(1)][: self.wanted]
         atoms, _ = unit_and_norm(rows)
-        return learned_of(pool, atoms, examples_of(atoms, pool))
+        return learned_of(pool, atoms, nearest_rows(atoms, pool.rows, pool.norms))

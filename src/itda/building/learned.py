@@ -7,8 +7,9 @@ import torch
 from itda.building.builder import Atoms
 from itda.building.learning import learn
 from itda.building.options import LearnedOptions
-from itda.building.pools import Pool, PoolBuilder, examples_of, learned_of
+from itda.building.pools import Pool, PoolBuilder, learned_of
 from itda.building.starting import novel
+from itda.data.nearest import nearest_rows
 
 
 class LearnedBuilder(PoolBuilder):
@@ -21,7 +22,7 @@ class LearnedBuilder(PoolBuilder):
         size = min(self.wanted, len(pool.rows))
         start = pool.units(novel(pool, size, self.encoder))
         atoms = learn(pool.rows, start, self.encoder, self.options.passes, generator)
-        return learned_of(pool, atoms, examples_of(atoms, pool))
+        return learned_of(pool, atoms, nearest_rows(atoms, pool.rows, pool.norms))
 
     def _to_encode(self, rows: int) -> int:
         return self.options.passes * rows

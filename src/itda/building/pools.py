@@ -145,16 +145,6 @@ def learned_of(pool: Pool, atoms: Tensor, examples: Tensor) -> Atoms:
     return Atoms(prepare(atoms), torch.ones(len(atoms)), pool.mean, sources, kind="learned")
 
 
-def examples_of(atoms: Tensor, pool: Pool) -> Tensor:
-    """For each unit atom (A, D) the row of the pool that is most like it, by index."""
-    best, row = torch.full((len(atoms),), -torch.inf), torch.zeros(len(atoms), dtype=torch.int64)
-    for places in torch.split(torch.arange(len(pool.rows)), _TOGETHER):
-        alike, which = (atoms @ pool.units(places).T).max(1)
-        row = torch.where(alike > best, places[which], row)
-        best = torch.maximum(alike, best)
-    return row
-
-
 def mixtures_of(pool: Pool, weights: Tensor, rows: Tensor) -> Atoms:
     """Atoms that are mixtures of rows of the pool: weights of unit rows (A, P), not negative, and the rows (A, P)."""
     of_activations = weights / pool.norms[rows]

@@ -39,8 +39,8 @@ def import_(
 
     check_free(out, "dictionary", overwrite=overwrite)
     dictionary = autoencoders.read(folder)
-    if corpus is not None and model is None:
-        raise OptionError("--corpus is read by the model: give --model too.")
+    if model is None and (corpus is not None or site is not None):
+        raise OptionError("--corpus and --site are for examples from a model: give --model too.")
     if model is not None:
         place = site or dictionary.build.options.get("site")
         if place is None:
