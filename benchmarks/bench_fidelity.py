@@ -185,7 +185,8 @@ def converged(case: Case, steps: int, training: Cells) -> tuple[float, int]:
     """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 2 %.
 
     The passes are those for one number of steps; the rate is swept for each, with few passes, and then as much slower
-    as many passes had made it there.
+    as many passes had made it there. Where few passes end better than that (with one active feature they may), they
+    are taken.
     """
     swept_at = case.steps(SWEPT_AT)
     first, most = PASSES.get(case.width, PASSES_OF_WIDER)
@@ -204,7 +205,10 @@ def converged(case: Case, steps: int, training: Cells) -> tuple[float, int]:
             rate, passes = min((rate, slower), key=lambda rate: fvu(rate, 2 * passes)), 2 * passes
         if after > (1 - GAIN) * before:
             break
-    return slowed(best[steps], RATES.index(best[swept_at]) - RATES.index(rate)), passes
+    ways = [(slowed(best[steps], RATES.index(best[swept_at]) - RATES.index(rate)), passes), (best[steps], first)]
+    if swept[steps] != steps:  # no sweep of its own
+        return ways[0]
+    return min(ways, key=lambda way: fvu_of(case, steps, *way, training))
 
 
 def slowed(rate: float, places: int) -> float:
