@@ -208,7 +208,7 @@ def converged(case: Case, steps: int, training: Cells) -> tuple[float, int]:
     ways = [(slowed(best[steps], RATES.index(best[swept_at]) - RATES.index(rate)), passes), (best[steps], first)]
     if swept[steps] != steps:  # no sweep of its own
         return ways[0]
-    return min(ways, key=lambda way: fvu_of(case, steps, *way, training))
+    return min(ways, key=lambda way: fvu_of(case, steps, way[0], way[1], training))
 
 
 def slowed(rate: float, places: int) -> float:
