@@ -58,10 +58,12 @@ JUDGED = ("budget", "mixture", "learned")
 METHODS = ("greedy", *JUDGED, "random", "kmeans", "token_means")
 AUTOENCODERS = ("topk", "batchtopk", "topk from data")
 TRAINED = Path(__file__).parent / "trained"
-EXACTLY = "{}, exactly K"
-"""What a method is called where every code has K atoms, not as many as the row needs and K in the mean."""
-BESIDE = ("budget", "mixture", *map(EXACTLY.format, JUDGED[:2]), *AUTOENCODERS, "pursuit on topk")
-ORDER = ("paper", *METHODS, *map(EXACTLY.format, JUDGED), *AUTOENCODERS, "pursuit on topk")
+CALLED = {"exact": "{}, exactly K", "equal": "{}, at an L0 of K"}
+"""What a method is called where every code has K atoms, not as many as the row needs and K in the mean; and where the
+mean is K on the held-out text, not on rows to build from: beside autoencoders, which have K there too."""
+EXACT, EQUAL = (tuple(map(name.format, JUDGED)) for name in CALLED.values())
+BESIDE = ("budget", "mixture", *EXACT[:2], *EQUAL[:2], *AUTOENCODERS, "pursuit on topk")
+ORDER = ("paper", *METHODS, *EXACT, *EQUAL, *AUTOENCODERS, "pursuit on topk")
 SCORES = ("fvu", "residual_fvu", "delta_ce")
 
 
@@ -134,17 +136,35 @@ def builders(case: Case, cells: Cells, shares: tuple[float, ...] = SHARES) -> No
             missing = [one for one in codings(method) if not cells.where(**facts, method=method, coding=one)]
             if not missing:
                 continue
-            _, rows = case.place, case.activations.rows  # captured before the clock starts
-            begin = clock()
-            dictionary = itda.build_from_activations(
-                case.activations, atoms=case.atoms, steps=facts["steps"], seed=case.seed, progress=False, **options
-            )
-            made = {"atoms": len(dictionary), "seconds": round(clock() - begin, 2), "rows": len(rows)}
+            dictionary, made = build(case, facts["steps"], options)
             for coding in missing:
                 exact = dictionary.coding.with_options(steps=facts["steps"]) if coding == "exact" else None
                 scores = case.place.scores(of_dictionary(dictionary, exact))
                 cells.add(**facts, method=method, coding=coding, **made, **scores)
         print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: dictionaries", flush=True)
+
+
+def build(case: Case, steps: int, options: dict[str, Any]) -> tuple[itda.Dictionary, Cell]:
+    """A dictionary, and what it took."""
+    _, rows = case.place, case.activations.rows  # captured before the clock starts
+    begin = clock()
+    dictionary = itda.build_from_activations(
+        case.activations, atoms=case.atoms, steps=steps, seed=case.seed, progress=False, **options
+    )
+    return dictionary, {"atoms": len(dictionary), "seconds": round(clock() - begin, 2), "rows": len(rows)}
+
+
+def at_equal_l0(case: Case, share: float, cells: Cells) -> None:
+    """Measure what is missing of the dictionaries with K atoms in the mean on the held-out text."""
+    facts = case.facts(case.steps(share))
+    for method in JUDGED[:2]:
+        if cells.where(**facts, method=method, coding="equal"):
+            continue
+        dictionary, made = build(case, facts["steps"], {"method": method})
+        rows = torch.cat(case.place.rows)[torch.cat(case.place.kept)] - dictionary.mean
+        coding = calibrated(default_coding(facts["steps"]), rows, prepare(dictionary.atoms))
+        scores = case.place.scores(of_dictionary(dictionary, coding))
+        cells.add(**facts, method=method, coding="equal", **made, **scores)
 
 
 def dictionaries(seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -167,6 +187,8 @@ def autoencoders(case: Case, share: float, kinds: tuple[str, ...], cells: Cells,
     elif case.name in LARGE and share != SWEPT_AT:
         kinds = kinds[:1]
     facts = case.facts(case.steps(share))
+    if kinds:
+        at_equal_l0(case, share, cells)
     for kind in kinds:
         ways = [{"method": kind, "coding": "own"}]
         ways += [{"method": "pursuit on topk", "coding": "default"}] if kind == "topk" else []
@@ -300,7 +322,7 @@ def summary(cells: list[Cell]) -> list[Cell]:
     """
     groups: dict[tuple[str, int, str], list[Cell]] = {}
     for cell in [*paper_cells(cells), *cells]:
-        name = EXACTLY.format(cell["method"]) if cell["coding"] == "exact" else cell["method"]
+        name = CALLED.get(cell["coding"], "{}").format(cell["method"])
         if name in ORDER:
             groups.setdefault((cell["model"], cell["steps"], name), []).append(cell)
     rows = []
@@ -315,11 +337,13 @@ def summary(cells: list[Cell]) -> list[Cell]:
             if score != "residual_fvu":
                 ratios = [cell[score] / best_paper(cells, cell, score) for cell in own]
                 row[f"{name}/paper"] = statistics.median(ratios) if own else ""
-        row["closes"] = statistics.median(closes(cells, cell) for cell in group) if method.startswith("mixture") else ""
+        row["closes"] = ""
+        if method in ("mixture", EXACT[JUDGED.index("mixture")]):
+            row["closes"] = statistics.median(closes(cells, cell) for cell in group)
         row["L0"] = round(statistics.median(cell["l0"] for cell in group), 2)
         row["s"] = round(statistics.median(cell["seconds"] for cell in group), 1)
         row["s/M"] = round(statistics.median(cell["seconds_a_million"] for cell in group), 1)
-        row["passes"] = group[0].get("passes", "")
+        row["passes"], row["device"] = group[0].get("passes", ""), group[0].get("device", "")
         row["seeds"] = len(group)
         rows.append(row)
     return rows

@@ -81,7 +81,7 @@ def _beside_paper(group: dict[str, Row]) -> Row:
 
 
 def _beside_saes(group: dict[str, Row]) -> Row:
-    own, mixture, sae = group["budget"], group["mixture"], group["topk"]
+    own, mixture, sae = (group[name] for name in ("budget, at an L0 of K", "mixture, at an L0 of K", "topk"))
     return {
         "model": own["model"],
         "K": own["K"],
@@ -89,11 +89,11 @@ def _beside_saes(group: dict[str, Row]) -> Row:
         "default, exactly K": _scores(group["budget, exactly K"]),
         "mixture": _scores(mixture),
         **{name: _scores(group[name]) if name in group else "" for name in SAES},
-        "L0: default, mixture, batchtopk": ", ".join(
-            f"{group[name]['L0']:.1f}" for name in ("budget", "mixture", "batchtopk") if name in group
-        ),
         "default / topk": _beside(own, sae),
         "mixture / topk": _beside(mixture, sae),
+        "L0 by itself: default, mixture, batchtopk": ", ".join(
+            f"{group[name]['L0']:.1f}" for name in ("budget", "mixture", "batchtopk") if name in group
+        ),
         "passes": sae["passes"],
         "s to make: default, mixture, topk": f"{own['s']:.0f}, {mixture['s']:.0f}, {sae['s']:.0f}",
         "s for a million: default, topk": f"{own['s/M']:.0f}, {sae['s/M']:.0f}",
