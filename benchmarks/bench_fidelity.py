@@ -3,7 +3,8 @@
 python benchmarks/bench_fidelity.py [MODEL ...] [--seeds 3] [--only builders|autoencoders|table]
 
 "Paper" is paper mode with plain pursuit at whichever threshold is best for each score. Autoencoders are trained to
-convergence: the rate is the best of a sweep, the passes over the rows are doubled until that gains less than 2 %.
+convergence: the rate is the best of a sweep or the next slower one, the passes over the rows are doubled until that
+gains less than 2 %.
 Times are those of one thread, as the processor counts them, so that other work on the machine is not in them; with
 a GPU, of the clock.
 What was measured is kept in benchmarks/results/cells, so a run that was stopped goes on.
@@ -12,6 +13,7 @@ What was measured is kept in benchmarks/results/cells, so a run that was stopped
 import argparse
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from scoring import HeldOut, Way, of_dictionary
 
 import itda
 from itda.building.calibrating import calibrated
-from itda.pursuit import default_coding, prepare, pursue, rebuild
+from itda.pursuit import Prepared, default_coding, prepare, pursue, rebuild
 
 # model -> texts
 CASES = {
@@ -37,8 +39,8 @@ CASES = {
     "minilm": ("wikitext_1000.json", "wikitext2_valid.txt"),
 }
 LARGE = ("gpt2-wide", "minilm")
-"""Here autoencoders take hours: one seed, fewer passes, the rate swept for one number of steps, and what is not plain
-TopK at that only."""
+"""Here autoencoders take hours: one seed, the rate swept for one number of steps, and what is not plain TopK at that
+only."""
 TOKENS, HELD_OUT_TOKENS = 100_000, 10_000
 ATOMS_A_DIMENSION = 8
 SHARES = (0.015, 0.03, 0.06, 0.12)
@@ -49,8 +51,8 @@ BY_WORTH = (SWEPT_AT, 0.03, 0.12, 0.015)
 RATES = (1e-3, 3e-3, 1e-2, 3e-2)
 GAIN = 0.02
 """In FVU, by twice the passes: less, and an autoencoder counts as converged."""
-PASSES = {64: (20, 320), 128: (10, 160)}
-PASSES_OF_WIDER = (10, 40)
+PASSES = {64: (20, 320), 128: (10, 320)}
+PASSES_OF_WIDER = (10, 160)
 """At first, and at most; by width."""
 COSINE_GAPS = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02)
 JUDGED = ("budget", "mixture", "learned")
@@ -62,8 +64,9 @@ CALLED = {"exact": "{}, exactly K", "equal": "{}, at an L0 of K"}
 """What a method is called where every code has K atoms, not as many as the row needs and K in the mean; and where the
 mean is K on the held-out text, not on rows to build from: beside autoencoders, which have K there too."""
 EXACT, EQUAL = (tuple(map(name.format, JUDGED)) for name in CALLED.values())
-BESIDE = ("budget", "mixture", *EXACT[:2], *EQUAL[:2], *AUTOENCODERS, "pursuit on topk")
-ORDER = ("paper", *METHODS, *EXACT, *EQUAL, *AUTOENCODERS, "pursuit on topk")
+ON_TOPK = tuple(name.format("pursuit on topk") for name in CALLED.values())
+BESIDE = ("budget", "mixture", *EXACT[:2], *EQUAL[:2], *AUTOENCODERS, *ON_TOPK)
+ORDER = ("paper", *METHODS, *EXACT, *EQUAL, *AUTOENCODERS, *ON_TOPK)
 SCORES = ("fvu", "residual_fvu", "delta_ce")
 
 
@@ -107,6 +110,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", choices=("builders", "autoencoders", "table"))
     asked = parser.parse_args()
+    torch.set_num_threads(1)
     cells, training = Cells("fidelity"), Cells("autoencoder_training")
     if asked.only not in ("autoencoders", "table"):
         for seed in range(asked.seeds):  # all models once, before any is measured again
@@ -161,8 +165,7 @@ def at_equal_l0(case: Case, share: float, cells: Cells) -> None:
         if cells.where(**facts, method=method, coding="equal"):
             continue
         dictionary, made = build(case, facts["steps"], {"method": method})
-        rows = torch.cat(case.place.rows)[torch.cat(case.place.kept)] - dictionary.mean
-        coding = calibrated(default_coding(facts["steps"]), rows, prepare(dictionary.atoms))
+        coding = equal_coding(case, facts["steps"], dictionary.mean, prepare(dictionary.atoms))
         scores = case.place.scores(of_dictionary(dictionary, coding))
         cells.add(**facts, method=method, coding="equal", **made, **scores)
 
@@ -180,6 +183,19 @@ def codings(method: str) -> tuple[str, ...]:
     return ("default", "exact") if method in JUDGED else ("default",)
 
 
+def equal_coding(case: Case, steps: int, mean: torch.Tensor, prepared: Prepared) -> itda.Coding:
+    """The default coding with the threshold at which the held-out rows have so many atoms in the mean."""
+    rows = case.place.compared - mean
+    found = calibrated(default_coding(steps), rows, prepared)
+    if found.stop_below is None:
+        return found
+
+    def l0(stop_below: float) -> float:
+        return float(pursue(rows, prepared, replace(found, stop_below=stop_below)).l0.double().mean())
+
+    return replace(found, stop_below=saes.threshold_for(l0, steps, around=found.stop_below))
+
+
 def autoencoders(case: Case, share: float, kinds: tuple[str, ...], cells: Cells, training: Cells) -> None:
     """Measure what is missing of the autoencoders of one model, seed and number of steps."""
     if case.seed:  # as for dictionaries: no bar is for the smallest, and some kinds are for the first seed
@@ -191,46 +207,59 @@ def autoencoders(case: Case, share: float, kinds: tuple[str, ...], cells: Cells,
         at_equal_l0(case, share, cells)
     for kind in kinds:
         ways = [{"method": kind, "coding": "own"}]
-        ways += [{"method": "pursuit on topk", "coding": "default"}] if kind == "topk" else []
+        if kind == "topk":
+            ways += [{"method": "pursuit on topk", "coding": coding} for coding in ("equal", "exact")]
         for way in ways:
             if not cells.where(**facts, **way):
                 rate, passes = converged(case, facts["steps"], training)
                 trained = train(case, kind, facts["steps"], rate, passes)
                 made = {"atoms": case.atoms, "seconds": round(trained.seconds, 2), "passes": passes, "rate": rate}
                 made |= {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-                used = trained.way if way["coding"] == "own" else pursuit_on(trained, case, facts["steps"])
+                if kind == "batchtopk":  # as many features on the held-out text as the others have there
+                    saes.use_as_many(trained.sae, case.place.compared, facts["steps"])
+                used = trained.way
+                if way["coding"] != "own":
+                    used = pursuit_on(trained, case, facts["steps"], exact=way["coding"] == "exact")
                 cells.add(**facts, **way, **made, **case.place.scores(used))
     print(f"{case.name}, seed {case.seed}, {facts['steps']} steps: {', '.join(kinds)}", flush=True)
 
 
 def converged(case: Case, steps: int, training: Cells) -> tuple[float, int]:
-    """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets, within 2 %.
+    """The learning rate and the passes over the rows at which a TopK autoencoder is as good as it gets.
 
-    The passes are those for one number of steps; the rate is swept for each, with few passes, and then as much slower
-    as many passes had made it there. Where few passes end better than that (with one active feature they may), they
-    are taken.
+    The passes are those for one number of steps, the same for each; the rate is swept for each, with few passes, and
+    then as much slower as many passes had made it there. Where few passes end better than that (with one active
+    feature they may), they are taken.
     """
     swept_at = case.steps(SWEPT_AT)
     first, most = PASSES.get(case.width, PASSES_OF_WIDER)
     swept = {swept_at: swept_at, steps: swept_at if case.name in LARGE else steps}
     best = {size: min(RATES, key=lambda rate: fvu_of(case, own, rate, first, training)) for size, own in swept.items()}
-
-    def fvu(rate: float, passes: int) -> float:
-        return fvu_of(case, swept_at, rate, passes, training)
-
-    rate, passes = best[swept_at], first
-    while passes < most:
-        # What is best for few passes is often too fast for many
-        slower = slowed(rate, 1)
-        before, after = fvu(rate, passes), min(fvu(rate, 2 * passes), fvu(slower, 2 * passes))
-        if after < before:
-            rate, passes = min((rate, slower), key=lambda rate: fvu(rate, 2 * passes)), 2 * passes
-        if after > (1 - GAIN) * before:
-            break
+    rate, passes = longest(case, swept_at, best[swept_at], first, most, training)
     ways = [(slowed(best[steps], RATES.index(best[swept_at]) - RATES.index(rate)), passes), (best[steps], first)]
     if swept[steps] != steps:  # no sweep of its own
         return ways[0]
     return min(ways, key=lambda way: fvu_of(case, steps, way[0], way[1], training))
+
+
+def longest(case: Case, steps: int, best: float, first: int, most: int, training: Cells) -> tuple[float, int]:
+    """The best of two rates, that of the sweep and the next slower one, and of the passes, doubled while it pays.
+
+    What is best for few passes is often too fast for many. A rate goes on as long as twice the passes gain 2 %, but
+    not behind a slower one.
+    """
+    passes, found = first, {rate: fvu_of(case, steps, rate, first, training) for rate in (best, slowed(best, 1))}
+    ends = {(rate, first): fvu for rate, fvu in found.items()}
+    while found and passes < most:
+        passes *= 2
+        longer = {rate: fvu_of(case, steps, rate, passes, training) for rate in found}
+        ends |= {(rate, passes): fvu for rate, fvu in longer.items()}
+        found = {
+            rate: fvu
+            for rate, fvu in longer.items()
+            if fvu < (1 - GAIN) * found[rate] and all(fvu < other for own, other in longer.items() if own < rate)
+        }
+    return min(ends, key=lambda end: ends[end])
 
 
 def slowed(rate: float, places: int) -> float:
@@ -274,11 +303,12 @@ def trained_anew(case: Case, kind: str, steps: int, rate: float, passes: int) ->
     return saes.train(rows, case.atoms, steps, kind=kind, rate=rate, passes=passes, seed=case.seed, start=start)
 
 
-def pursuit_on(trained: saes.TrainedSae, case: Case, steps: int) -> Way:
+def pursuit_on(trained: saes.TrainedSae, case: Case, steps: int, *, exact: bool) -> Way:
     """A pursuit on the decoder of an autoencoder, in place of its encoder."""
     directions, bias = trained.directions()
     prepared = prepare(directions)
-    coding = calibrated(default_coding(steps), case.activations.rows - bias, prepared)
+    coding = default_coding(steps)
+    coding = coding.with_options(steps=steps) if exact else equal_coding(case, steps, bias, prepared)
 
     return Way(
         lambda rows: pursue(rows - bias, prepared, coding),

@@ -1,6 +1,10 @@
 """Measurements that are kept one by one, so that a benchmark of hours goes on where it was stopped."""
 
 import json
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from common import RESULTS
@@ -28,8 +32,17 @@ class Cells:
         return [cell for cell in self.all if all(cell.get(name) == value for name, value in facts.items())]
 
     def add(self, **cell: Any) -> Cell:
-        """Keep one more."""
+        """Keep one more, with the commit it was measured at."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        cell["commit"] = _commit()
         with self._file.open("a") as file:
             file.write(json.dumps(cell) + "\n")
         return cell
+
+
+@cache
+def _commit() -> str:
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    if shutil.which("git") is None:
+        return ""
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()

@@ -16,7 +16,7 @@ LINES = {
     ("learned", "default"): ("learned: no names", "#7b3294", "^"),
     ("topk", "own"): ("TopK SAE", "#d95f02", "D"),
     ("batchtopk", "own"): ("BatchTopK SAE", "#e6a15c", "d"),
-    ("pursuit on topk", "default"): ("pursuit on the TopK decoder", "#a63603", "v"),
+    ("pursuit on topk", "equal"): ("pursuit on the TopK decoder", "#a63603", "v"),
 }
 
 

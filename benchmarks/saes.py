@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +125,8 @@ def train(
     seconds = clock() - begin
     made = inference(sae)
     if kind == "batchtopk":
-        use_as_many(made, rows[:: -(-len(rows) // 8192)].cpu(), steps)
+        # Folding the scale of the rows into the weights (sae-lens 6.54) leaves the threshold where it was
+        made.threshold.div_(scale(rows))
     return TrainedSae(made, seconds, passes, rate)
 
 
@@ -141,15 +142,32 @@ def inference(sae: Any) -> Any:
 
 
 def use_as_many(sae: Any, rows: Tensor, wanted: float) -> None:
-    """Scale the thresholds of an autoencoder so that rows use as many features in the mean as were asked for."""
+    """Scale the threshold of a batchtopk so that rows use as many features in the mean as were asked for."""
     own = sae.threshold.detach().clone()
-    low, high = 0.1, 10.0
-    for _ in range(20):
-        middle = (low * high) ** 0.5
+
+    def mean(times: float) -> float:
         with torch.no_grad():
-            sae.threshold.copy_(own * middle)
-            more = float((sae.encode(rows) != 0).sum(1).double().mean()) > wanted
-        low, high = (middle, high) if more else (low, middle)
+            sae.threshold.copy_(own * times)
+            return sum(int((sae.encode(part) != 0).sum()) for part in torch.split(rows, BATCH)) / len(rows)
+
+    threshold_for(mean, wanted, around=1.0)
+
+
+def threshold_for(mean: Callable[[float], float], wanted: float, *, around: float) -> float:
+    """The threshold, within ten times of `around`, at which `mean` of it is what is wanted, to within half a percent.
+
+    Raises: RuntimeError if none is.
+    """
+    low, high, found = around / 10, around * 10, 0.0
+    for _ in range(24):
+        middle = (low * high) ** 0.5
+        found = mean(middle)
+        if abs(found - wanted) <= 0.001 * wanted:
+            break
+        low, high = (middle, high) if found > wanted else (low, middle)
+    if abs(found - wanted) > 0.005 * wanted:
+        raise RuntimeError(f"No threshold gives {wanted} in the mean; the nearest gives {found:.3f}.")
+    return middle
 
 
 def scale(rows: Tensor) -> float:

@@ -61,6 +61,11 @@ class HeldOut:
             if model.predicts:
                 self.clean.append(self._loss(inputs, None))
 
+    @property
+    def compared(self) -> Tensor:
+        """The rows (n, D) that scores are about."""
+        return torch.cat(self.rows)[torch.cat(self.kept)]
+
     def scores(self, way: Way) -> dict[str, float]:
         """FVU, residual FVU, rise of the loss in nats where one is predicted, mean L0, seconds to encode a million."""
         way.encode(self.rows[0])  # what is prepared once is no part of the time

@@ -1,5 +1,7 @@
 """As many atoms in the mean as were asked for, more where a row needs them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,7 +69,7 @@ def test_steps_where_it_is_used_are_exactly_so_many(rows):
 
 
 def test_a_threshold_of_ones_own_and_exactly_as_many_stay(rows):
-    for coding in (Coding(steps=4, method="omp"), Coding(steps=4, stop_at=0.2), Coding(steps=4, most=6, stop_at=0.2)):
+    for coding in (Coding(steps=4, method="omp"), Coding(steps=4, stop_at=0.2), Coding(steps=4, stop_below=1.5)):
         assert made(rows, atoms=96, coding=coding).coding == coding
     assert made(rows, atoms=96, steps=4, method="paper", max_cosine_gap=0.05).coding == Coding(steps=4)
     assert default_coding(1).most is None
@@ -113,13 +115,18 @@ def test_where_no_row_can_say_every_row_has_the_steps(rows):
 
 
 def test_thresholds_of_ones_own_stay_when_parts_are_joined(rows):
-    share = Coding(steps=4, most=8, stop_at=0.1, method="omp")
-    length = Coding(steps=4, most=8, stop_below=1.5, method="omp")
-    for coding in (share, length):
+    for coding in (Coding(steps=8, stop_at=0.1, method="omp"), Coding(steps=8, stop_below=1.5, method="omp")):
         parts = [made(part, atoms=64, coding=coding) for part in rows.split(3000)]
-        assert merge(parts).coding == coding
-        assert extend_from_activations(parts[0], rows[3000:], atoms=20, progress=False).coding.stop_at == coding.stop_at
-    assert merge(parts, rows=rows).coding == length
+        assert merge(parts).coding == merge(parts, rows=rows).coding == coding
+        assert extend_from_activations(parts[0], rows[3000:], atoms=20, progress=False).coding == coding
+
+
+def test_a_threshold_found_elsewhere_is_found_anew(rows):
+    asked = Coding(steps=4, most=8, method="omp", nonnegative=True)
+    plain = made(rows, atoms=96, coding=asked)
+    assert made(rows, atoms=96, coding=replace(asked, stop_below=100.0)).coding == plain.coding
+    with pytest.raises(OptionError, match="contradict each other"):
+        Coding(steps=4, most=8, stop_at=0.1)
 
 
 def test_rows_of_zeros_are_refused(rows):

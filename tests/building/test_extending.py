@@ -92,3 +92,32 @@ def test_bad_input(dictionary, model):
     mixed = build_from_activations(rows, atoms=20, method="mixture", progress=False)
     with pytest.raises(OptionError, match="mixtures"):
         extend_from_activations(mixed, rows, atoms=4)
+
+
+def test_bare_rows_are_numbered_on_and_named_ones_keep_names():
+    rows, _ = coherent(600, 16, 10)
+    bare = build_from_activations(rows[:300], atoms=30, steps=3, progress=False)
+    grown = extend_from_activations(bare, rows[300:], atoms=10, progress=False)
+    assert torch.allclose(grown.activations, rows[grown.sources.row], atol=1e-4)
+    names = [f"recording {row}" for row in range(600)]
+    named = build_from_activations(rows[:300], sources=names[:300], atoms=30, steps=3, progress=False)
+    grown = extend_from_activations(named, rows[300:], atoms=10, sources=names[300:], progress=False)
+    assert grown.sources.named
+    assert len(set(grown.sources.keys())) == 40
+    for atom in range(40):
+        row = int(grown.sources[atom].text.split()[-1])
+        assert torch.allclose(grown.activations[atom], rows[row], atol=1e-4)
+    with pytest.raises(OptionError, match="Give sources= for the new rows too"):
+        extend_from_activations(named, rows[300:], atoms=10, progress=False)
+    with pytest.raises(OptionError, match="Leave sources= out"):
+        extend_from_activations(bare, rows[300:], atoms=10, sources=names[300:], progress=False)
+    with pytest.raises(OptionError, match="has the name of an atom that is there, recording"):
+        extend_from_activations(named, rows[300:], atoms=10, sources=names[:300], progress=False)
+
+
+def test_token_means_are_of_all_rows(dictionary, grown, model):
+    more = capture(model, Corpus.from_texts(MORE), "resid_post.1", progress=False)
+    assert int(grown.token_means.counts.sum()) == int(dictionary.token_means.counts.sum()) + len(more.rows)
+    there = int(dictionary.token_means.counts.sum())
+    expected = (dictionary.token_means.overall * there + more.rows.sum(0)) / (there + len(more.rows))
+    assert torch.allclose(grown.token_means.overall, expected, atol=1e-2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import itda
-from itda.errors import MismatchError, OptionError
+from itda.errors import ActivationError, MismatchError, OptionError
 from support import tiny
 from support.signals import coherent
 
@@ -116,8 +116,12 @@ def test_mixtures_stay_mixtures_and_learned_atoms_are_refused():
     parts = [itda.build_from_activations(half, method="mixture", **options) for half in halves]
     merged = itda.merge(parts, atoms=50, rows=rows)
     assert (merged.kind, len(merged), len(merged.mixtures)) == ("mixtures", 50, 50)
-    known = [part.mixtures[atom] for part in parts for atom in range(40)]
-    assert all(merged.mixtures[atom] in known for atom in range(50))
+    known = {
+        tuple((part.weight, part.source.row + before) for part in one.mixtures[atom])
+        for one, before in zip(parts, (0, 450), strict=True)
+        for atom in range(40)
+    }
+    assert {tuple((part.weight, part.source.row) for part in merged.mixtures[atom]) for atom in range(50)} <= known
     learned = [itda.build_from_activations(half, method="learned", **options) for half in halves]
     with pytest.raises(OptionError, match="A merge takes atoms that are activations"):
         itda.merge(learned)
@@ -127,3 +131,31 @@ def test_mixtures_stay_mixtures_and_learned_atoms_are_refused():
     pairs = itda.build_from_activations(halves[1], method="mixture", parts=2, **options)
     with pytest.raises(MismatchError, match="Build both alike"):
         itda.merge([parts[0], pairs])
+
+
+def test_what_is_left_of_repeats_is_said(model):
+    flat = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) @ torch.randn(3, 12)
+    halves = torch.split(flat, 100)
+    options = {"atoms": 24, "steps": 16, "progress": False}
+    parts = [itda.build_from_activations(half, method="random", **options) for half in halves]
+    with pytest.raises(ActivationError, match="fewer than the 16 steps"):
+        itda.merge(parts)
+    rows, _ = coherent(600, 16, 10)
+    alike = [itda.build_from_activations(half, atoms=30, steps=3, progress=False) for half in torch.split(rows, 300)]
+    merged = itda.merge(alike, atoms=60, rows=rows[:4])
+    assert len(merged) < 60
+    assert merged.build.notes == (f"Only {len(merged)} of 60 atoms could be taken: the rows use no others.",)
+
+
+def test_bare_rows_are_numbered_through():
+    rows, _ = coherent(600, 16, 10)
+    for method in ("budget", "mixture"):
+        parts = [
+            itda.build_from_activations(half, atoms=30, steps=3, method=method, progress=False)
+            for half in torch.split(rows, 300)
+        ]
+        merged = itda.merge(parts, rows=rows)
+        sources = merged.sources if merged.mixtures is None else merged.mixtures.sources
+        assert int(sources.row.max()) >= 300
+        if method == "budget":
+            assert torch.allclose(merged.activations, rows[sources.row], atol=1e-4)

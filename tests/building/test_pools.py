@@ -13,7 +13,8 @@ from itda.building.mixing import Mix
 from itda.building.pools import Encoder, Pool
 from itda.building.proposing import propose
 from itda.building.resembling import Likeness
-from itda.building.reservoir import Reservoir, evenly
+from itda.building.reservoir import Reservoir
+from itda.data.lots import evenly
 from itda.data.sources import Sources
 from itda.errors import ActivationError, FormatError, OptionError
 from itda.progress import Bar
@@ -293,6 +294,8 @@ def test_likeness_counts_what_codes_leave():
     lengths = torch.linalg.vector_norm(weighted.apply(torch.eye(6)), dim=1)
     assert lengths[3:].min() > 5 * lengths[:3].max()  # three steps explain the first three, and nothing of the others
     assert pursue(rows, torch.eye(6), steps=3).unexplained.mean() < 0.05
+    huge = Likeness.of(rows * 2.0**70, torch.eye(6), encode, exponent=0.5)  # whose squares are no float32
+    assert torch.allclose(huge.weights, weighted.weights, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

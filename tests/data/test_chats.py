@@ -42,6 +42,31 @@ def test_every_message_is_found_where_the_template_wrote_it(model):
     assert not text.startswith("<s>")  # the tokenizer adds it
 
 
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+
+
+@pytest.mark.parametrize("said", ["a", "start", "art", "assistant", "user", "im", "|", " a ", ""])
+def test_a_message_that_the_template_has_too_is_found_where_it_is(said):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = CHATML
+    messages = [{"role": "user", "content": said}, {"role": "assistant", "content": said}]
+    text, turns = rendered(messages, tokenizer, "x")
+    assert [text[turn.start : turn.end] for turn in turns] == [said, said]
+    assert all(text[: turn.start].endswith(f"<|im_start|>{turn.role}\n") for turn in turns)
+    assert all(text[turn.end :].startswith("<|im_end|>") for turn in turns)
+
+
+def test_a_template_that_writes_messages_in_another_order():
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{{ messages[1].content }} after {{ messages[0].content }}"
+    messages = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "after"}]
+    text, turns = rendered(messages, tokenizer, "x")
+    assert [(turn.role, text[turn.start : turn.end]) for turn in turns] == [("user", "after"), ("system", "be kind")]
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(CorpusError, match="does not write every message once"):
+        rendered(messages, tokenizer, "x")
+
+
 def test_rows_are_of_the_roles_that_were_asked_for(model, corpus):
     whole = itda.capture(model, corpus, "resid_post.1", progress=False)
     said = {}

@@ -16,6 +16,9 @@ def test_every_kind_of_file(tmp_path):
     (tmp_path / "a.tsv").write_text('label\ttext\n1\ta, text\nyes\t"zwei\nlines"\n')
     for name in ("a.json", "a.jsonl", "a.csv", "a.tsv"):
         assert read_labelled(tmp_path / name) == FOUND
+        marked = tmp_path / f"marked_{name}"  # as spreadsheets write it
+        marked.write_bytes(b"\xef\xbb\xbf" + (tmp_path / name).read_bytes())
+        assert read_labelled(marked) == FOUND
 
 
 def test_fields_have_names(tmp_path, data):

@@ -11,6 +11,7 @@ import itda
 from itda.data import shards
 from itda.data.activations import Block
 from itda.data.joined import JoinedActivations
+from itda.data.lots import evenly
 from itda.errors import ActivationError, FormatError, MismatchError, OptionError, OutputError
 from support import hostile, tiny
 
@@ -45,6 +46,16 @@ def test_what_is_read_is_what_was_captured(model, corpus, stored):
         assert entry.documents == plain.documents
         assert len(entry) == len(plain) == entry.wanted
         assert len(entry.shards) > 3
+
+
+def test_a_sample_meets_no_rhythm_of_the_windows(stored):
+    entry = first(stored)
+    sample = entry.sample(len(entry) // 8)
+    assert len(sample) == len(entry) // 8
+    places = evenly(len(entry), len(sample))
+    assert torch.equal(sample, entry.rows[places])
+    assert len(places.diff().unique()) > 3
+    assert torch.equal(entry.sample(10 * len(entry)), entry.rows)
 
 
 @pytest.mark.parametrize("size", [1, 7, 100, 10_000])

@@ -296,3 +296,26 @@ def test_what_cannot_be_evaluated(model, dictionary, corpora):
         evaluate("runs/l2", model, corpora[1])
     with pytest.raises(CorpusError, match="special or a sink"):
         evaluate(dictionary, model, Corpus.from_texts(["<s>a"[:3] + "<s>"]), progress=False)
+
+
+def test_where_the_token_decides_nothing_is_beyond_it(model, corpora):
+    dictionary = build(model, corpora[0], site="resid_pre.0", atoms=16, steps=2, progress=False)
+    report = evaluate(dictionary, model, corpora[1], progress=False)
+    assert report.baselines["token mean"].fvu < 1e-4
+    assert report.to_json()["scores"]["residual_fvu"] is None
+    assert "residual_fvu" not in report.intervals
+    assert "undefined" in str(report)
+
+
+def test_a_dictionary_that_knows_no_mean_is_beside_none(model, corpora):
+    rows = capture(model, corpora[0], "resid_post.1", progress=False).rows
+    bare = build_from_activations(rows, method="paper", max_cosine_gap=0.1, atoms=32, steps=2, progress=False)
+    assert not bare.mean.any()
+    report = evaluate(bare, model, corpora[1], site="resid_post.1", progress=False)
+    assert "mean" not in report.baselines
+    assert report.loss_mean is None
+    assert report.ce_score_mean is None
+    assert report.ce_score is not None
+    assert "the mean" not in str(report)
+    centred = build_from_activations(rows, atoms=32, steps=2, progress=False)
+    assert evaluate(centred, model, corpora[1], site="resid_post.1", progress=False).loss_mean is not None

@@ -99,7 +99,8 @@ def test_what_was_answered_is_kept_when_the_judge_fails_half_way(dictionary, hel
         with pytest.raises(JudgeError, match=r"3 of 5 atoms are judged and kept in .*answers.jsonl"):
             judge_atoms(dictionary, held_out, asking(service, retries=2), answers=file, atoms=5, progress=False)
         assert len(service.asked) == 6
-        file.write_bytes(file.read_bytes() + b'{"key": "cut sho')  # as a power cut may leave it
+        cut = [b'\n{"key": "cut sho', b'\n{"ke', b'\n{"key": "x", "answer": "def f() {}']  # as a power cut may leave it
+        file.write_bytes(file.read_bytes() + b"".join(cut))
         found = judge_atoms(dictionary, held_out, asking(service), answers=file, atoms=5, progress=False)
         assert len(found.atoms) == 5
         assert len(service.asked) == 8

@@ -6,7 +6,7 @@ import torch
 
 from itda import Corpus, build, build_from_activations, probe
 from itda.errors import ActivationError, CorpusError, MismatchError, OptionError
-from itda.evaluation.probing import _balanced
+from itda.evaluation.probing import _balanced, _draws
 from support import tiny
 
 TEXTS = [f"{word} number {number} of the old house" for number in range(30) for word in ("glad", "dull")]
@@ -113,6 +113,43 @@ def test_what_cannot_be_probed_is_refused(model, dictionary):
         ask(texts=["", *TEXTS[1:]])
     with pytest.raises(OptionError, match="row of features for each"):
         ask(others={"mine": lambda rows: rows[:3]})
+
+
+def test_no_text_is_trained_on_and_tested(model, dictionary):
+    generator = np.random.default_rng(0)
+    labels = generator.permutation(LABELS).tolist()
+    report = probe(dictionary, model, TEXTS * 5, labels * 5, progress=False)
+    assert (report.repeated_texts, report.train_texts, report.test_texts) == (240, 42, 18)
+    assert report.classes == {"bad": 30, "good": 30}
+    assert report.features == probe(dictionary, model, TEXTS, labels, progress=False).features
+    assert "240 given again left out" in str(report)
+    with pytest.raises(OptionError, match="Texts 1 and 60 are the same and have the labels 'bad' and 'good'"):
+        probe(dictionary, model, [*TEXTS, TEXTS[1]], [*LABELS, "good"], progress=False)
+
+
+def test_a_rare_label_is_in_every_draw(model, dictionary):
+    texts, labels = [*TEXTS, *(f"rare {number}" for number in range(4))], [*LABELS, *["rare"] * 4]
+    with pytest.raises(OptionError, match="test=0.05 leaves 0 texts of 'rare' to test on"):
+        probe(dictionary, model, texts, labels, test=0.05, progress=False)
+    targets = np.arange(60)[None] < 1
+    drawn = _draws(np.concatenate([targets, ~targets]), 200, seed=0)
+    assert (drawn.sum(1) == 60).all()
+    assert (drawn[:, 0] == 1).all()
+    # A perfect feature is ahead of one that always says no by half, in every draw
+    perfect, never = np.ones((1, 60), bool), ~targets
+    assert np.ptp(_balanced(perfect, targets, drawn) - _balanced(never, targets, drawn)) == 0
+
+
+def test_few_texts(model, dictionary):
+    few, labels = TEXTS[:8], LABELS[:8]
+    assert probe(dictionary, model, few, labels, test=0.5, progress=False).train_texts == 4
+    with pytest.raises(OptionError, match="test=0.9 leaves no text of some label to train on"):
+        probe(dictionary, model, few, labels, test=0.9, progress=False)
+    with pytest.raises(OptionError, match="'good' has 1"):
+        probe(dictionary, model, [TEXTS[0]] * 4 + TEXTS[1::2], ["good"] * 4 + ["bad"] * 30, progress=False)
+    blank = [" " * number for number in range(8)]
+    with pytest.raises(CorpusError, match="no token"):
+        probe(dictionary, model, blank, labels, progress=False)
 
 
 def test_another_model_is_refused(dictionary):

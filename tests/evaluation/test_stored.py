@@ -1,5 +1,7 @@
 """A dictionary measured on activations that are there already."""
 
+import dataclasses
+
 import pytest
 
 import itda
@@ -55,3 +57,23 @@ def test_what_does_not_belong_to_it_is_refused(model, parts, dictionary):
         )
     with pytest.raises(ShapeError, match="capture them first"):
         itda.evaluate_activations(dictionary, other_site.rows, progress=False)
+
+
+def test_tokens_that_the_dictionary_leaves_out_are_no_part_of_it(model, parts, dictionary):
+    everything = itda.capture(
+        model, parts[1], "resid_post.1", special_tokens="keep", sinks="keep", bos=True, progress=False
+    )
+    with pytest.raises(MismatchError, match="special tokens, which the dictionary leaves out"):
+        itda.evaluate_activations(dictionary, everything, progress=False)
+    held_out = itda.capture(model, parts[1], "resid_post.1", progress=False)
+    capture = dictionary.provenance.capture | {"sink_norm": float(held_out.rows.norm(dim=1).median())}
+    strict = dataclasses.replace(dictionary, provenance=dataclasses.replace(dictionary.provenance, capture=capture))
+    report = itda.evaluate_activations(strict, held_out, progress=False)
+    assert report.not_decomposed["sink"] == len(held_out) // 2
+    assert report.tokens == len(held_out) - len(held_out) // 2
+    assert report.everything_replaced is not None
+    chats = dataclasses.replace(
+        dictionary, provenance=dataclasses.replace(dictionary.provenance, capture=capture | {"roles": ["user"]})
+    )
+    with pytest.raises(MismatchError, match=r"of what user says.* roles=\['user'\]"):
+        itda.evaluate_activations(chats, held_out, progress=False)

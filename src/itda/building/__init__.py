@@ -164,19 +164,4 @@ def _in_blocks(rows: Any, sources: Any = None) -> Activations | RowsOnDisk | Bar
     if isinstance(rows, Activations):
         as_matrix(rows.rows, "rows", "N, D")
         return rows
-    return BareRows(as_matrix(rows, "rows", "N, D"), None if sources is None else _named(sources))
-
-
-def _named(table: Any) -> Sources:
-    """A table of sources, or a list of names, as sources."""
-    if isinstance(table, Sources):
-        return table
-    if not hasattr(table, "keys"):  # a list of names
-        return Sources.of_items(table)
-    there = list(table.keys())  # a table of pandas has keys, and is no dict
-    unknown = sorted(set(there) - {"item", "position", "label"})
-    if unknown or "item" not in there:
-        what = f"Got {unknown[0]!r}" if unknown else "It has no items"
-        raise OptionError(f"A table of sources has the columns item, position and label. {what}.")
-    columns = [list(table[name]) if name in there else None for name in ("item", "position", "label")]
-    return Sources.of_items(columns[0] or [], columns[1], columns[2])
+    return BareRows(as_matrix(rows, "rows", "N, D"), None if sources is None else Sources.of_table(sources))

@@ -11,8 +11,8 @@ from itda.building.options import BudgetOptions
 from itda.building.pools import Encoder, Pool, PoolBuilder, activations_of
 from itda.building.proposing import propose, propose_rows, rows_looked_at
 from itda.building.resembling import Likeness
-from itda.building.reservoir import evenly
 from itda.building.starting import filled, novel
+from itda.data.lots import evenly
 
 _MORE = 0.15  # share of the atoms that come in at each exchange
 _ALIKE = 8  # nearest rows that an atom may become

@@ -67,7 +67,7 @@ class Builder(ABC):
                 f"steps={coding.steps} is more than the {options.atoms} atoms asked for. "
                 "Lower steps, or ask for more atoms."
             )
-        self.width, self.coding, self.options, self.backend, self.memory = width, coding, options, backend, memory
+        self.width, self.coding, self.options, self.backend, self.memory = width, coding.asked, options, backend, memory
         self.rows_seen = 0
         """Rows that have been worked with so far."""
         self._token_means = TokenMeansAccumulator(width)

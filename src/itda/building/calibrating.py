@@ -25,7 +25,8 @@ def calibrated(coding: Coding, rows: Tensor, prepared: Prepared, backend: str = 
         prepared: the atoms.
         backend: of the pursuit.
     """
-    if coding.most is None or coding.stops or not len(rows):
+    coding = coding.asked
+    if coding.most is None or not len(rows):
         return coding
     some = rows[:: math.ceil(len(rows) / _ROWS)]
     exact = pursue(some, prepared, coding, backend=backend)

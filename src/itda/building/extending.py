@@ -12,14 +12,16 @@ from itda.building.calibrating import calibrated
 from itda.building.pools import Encoder, Pool, pool_of
 from itda.building.proposing import propose, propose_rows
 from itda.building.request import check_room
-from itda.building.reservoir import Reservoir, evenly
+from itda.building.reservoir import Reservoir
 from itda.capturing import capture_like
-from itda.data.activations import Activations
+from itda.data.activations import Activations, BareRows
 from itda.data.build_records import BuildRecord, library_versions
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.entries import RowsOnDisk
+from itda.data.lots import evenly
 from itda.data.sources import Sources
+from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import ActivationError, CorpusError, OptionError
 from itda.models.loading import Model
 from itda.options import seed_number, whole
@@ -70,7 +72,7 @@ def extend(
 
 
 def extend_from_activations(
-    dictionary: Dictionary, rows: Any, *, atoms: int, seed: int = 0, progress: bool = True
+    dictionary: Dictionary, rows: Any, *, atoms: int, sources: Any = None, seed: int = 0, progress: bool = True
 ) -> Dictionary:
     """Add atoms from rows that are already there; see `extend`.
 
@@ -81,6 +83,8 @@ def extend_from_activations(
         dictionary: whose atoms are activations.
         rows: Activations of its site, or a matrix (N, D) for a dictionary of bare rows.
         atoms: how many more.
+        sources: where the rows of a bare matrix come from, as of `build_from_activations`, for a dictionary that was
+            built with them; without, rows are numbered on.
         seed: of every random choice.
         progress: draw a bar on stderr.
     Raises: OptionError for mixtures or learned atoms, or more atoms than rows; ActivationError; MismatchError.
@@ -92,11 +96,12 @@ def extend_from_activations(
         raise OptionError(
             f"Activations cannot be added to atoms that are {dictionary.kind}. Build with method='budget' or 'greedy'."
         )
-    matrix, sources, documents = _rows_of(dictionary, rows)
-    if atoms > len(matrix):
-        raise OptionError(f"There are {len(matrix):,} rows to take atoms from. Got atoms={atoms:,}; ask for fewer.")
+    given = _given(dictionary, rows, sources)
+    if atoms > len(given):
+        raise OptionError(f"There are {len(given):,} rows to take atoms from. Got atoms={atoms:,}; ask for fewer.")
+    matrix, known = _pool_of(given, dictionary.width)
     check_room(len(matrix), dictionary.width)
-    pool = pool_of(matrix - dictionary.mean, sources, dictionary.mean)
+    pool = pool_of(matrix - dictionary.mean, known, dictionary.mean)
     if not len(pool.rows):
         raise ActivationError("These rows are all the dictionary's mean, so there is nothing to add.")
     encode = Encoder(dictionary.coding.asked, "auto", None)
@@ -124,7 +129,7 @@ def extend_from_activations(
         build=BuildRecord(
             method="extend",
             options=options,
-            rows=dictionary.build.rows + len(rows),
+            rows=dictionary.build.rows + len(given),
             threshold=None,
             unexplained=round(float(codes.unexplained.mean()), 6),
             notes=notes,
@@ -132,24 +137,56 @@ def extend_from_activations(
         ),
         usage_counts=codes.usage(len(unit)),
         usage_energy=codes.energy(len(unit)),
-        documents=tuple(dict.fromkeys([*dictionary.documents, *documents])),
+        documents=tuple(dict.fromkeys([*dictionary.documents, *given.documents])),
+        token_means=_token_means(dictionary, given),
     )
 
 
-def _rows_of(dictionary: Dictionary, rows: Any) -> tuple[Tensor, Sources, tuple[str, ...]]:
-    if isinstance(rows, RowsOnDisk):
+def _given(dictionary: Dictionary, rows: Any, sources: Any) -> Activations | RowsOnDisk | BareRows:
+    """The rows, with sources of the kind that the dictionary's atoms have."""
+    if isinstance(rows, RowsOnDisk | Activations):
         dictionary.check_activations(rows)
-        kept = Reservoir(rows.width, _POOL_ROWS)
-        for block in rows.whole().blocks(_READ_AT_ONCE):
-            kept.update(block.rows, block.sources)
-        return kept.rows, kept.sources, rows.documents
-    if isinstance(rows, Activations):
-        dictionary.check_activations(rows)
-        return as_matrix(rows.rows, "rows", "N, D", width=dictionary.width), rows.sources, rows.documents
+        if sources is not None:
+            raise OptionError("These activations bring their sources. Leave sources= out.")
+        return rows.whole() if isinstance(rows, RowsOnDisk) else rows
     matrix = as_matrix(rows, "rows", "N, D", width=dictionary.width)
     if dictionary.provenance is not None:
         raise OptionError("This dictionary knows the text of every atom. Give Activations, as itda.capture makes them.")
-    return matrix, Sources.of_rows(len(matrix)), ()
+    if dictionary.sources.named != (sources is not None):
+        raise OptionError(
+            "The atoms of this dictionary have names. Give sources= for the new rows too."
+            if sources is None
+            else "The atoms of this dictionary have row numbers only. Leave sources= out."
+        )
+    known = Sources.of_rows(len(matrix), first=dictionary.build.rows)
+    if sources is not None:
+        known = Sources.of_table(sources)
+        if taken := set(dictionary.sources.keys()) & set(known.keys()):
+            row = known.keys().index(min(taken))
+            raise OptionError(f"Row {row} has the name of an atom that is there, {known[row].text}. Name it otherwise.")
+    return BareRows(matrix, known)
+
+
+def _pool_of(given: Activations | RowsOnDisk | BareRows, width: int) -> tuple[Tensor, Sources]:
+    """Rows (N, D) to choose from and their sources: of a store as many as fit, evenly over all."""
+    if not isinstance(given, RowsOnDisk):
+        block = next(given.blocks(len(given)))
+        return as_matrix(block.rows, "rows", "N, D", width=width), block.sources
+    kept = Reservoir(width, _POOL_ROWS)
+    for block in given.blocks(_READ_AT_ONCE):
+        kept.update(block.rows, block.sources)
+    return kept.rows, kept.sources
+
+
+def _token_means(dictionary: Dictionary, given: Activations | RowsOnDisk | BareRows) -> TokenMeans | None:
+    """The means over the rows that were there and the new ones."""
+    if dictionary.token_means is None:
+        return None
+    means = TokenMeansAccumulator(dictionary.width)
+    means.add(dictionary.token_means)
+    for block in given.blocks(_READ_AT_ONCE):
+        means.update(block.rows, block.sources.token_id)
+    return means.finish()
 
 
 def _chosen(old: Tensor, pool: Pool, count: int, encode: Encoder, generator: torch.Generator, progress: bool) -> Tensor:

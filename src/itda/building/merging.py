@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from itda.data.dictionary import Dictionary
 from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
-from itda.errors import MismatchError, OptionError
+from itda.errors import ActivationError, MismatchError, OptionError
 from itda.options import whole
 from itda.pursuit import Coding, prepare, pursue
 from itda.shapes import as_matrix
@@ -45,8 +46,9 @@ def merge(
         max_unexplained: take no atom of which those taken before it leave less unexplained: for parts that were built
             to a threshold. Without a sample of rows only.
         rows: activations (N, D) of all parts, a few thousand or more.
-    Returns: a dictionary that remembers all documents of its parts.
-    Raises: MismatchError if the parts do not belong together; OptionError for more atoms than there are; ShapeError.
+    Returns: a dictionary that remembers all documents of its parts. Rows of bare parts are numbered through.
+    Raises: MismatchError if the parts do not belong together; OptionError for more atoms than there are; ShapeError;
+        ActivationError if fewer atoms are left than codes have steps.
     """
     parts = list(dictionaries)
     _check(parts)
@@ -70,6 +72,15 @@ def merge(
     else:
         sample = as_matrix(rows, "rows", "N, D", width=width) - mean
         kept = _most_used(candidates, sample, coding, atoms or there)
+    if len(kept) < coding.steps:
+        raise ActivationError(
+            f"Of the {there:,} atoms {len(kept)} are left, fewer than the {coding.steps} steps: the others are repeats "
+            "or sums of these. Merge more parts, or build them with fewer steps."
+        )
+    notes: tuple[str, ...] = ()
+    if atoms is not None and len(kept) < atoms:
+        why = "the others are repeats or sums of these" if rows is None else "the rows use no others"
+        notes = (f"Only {len(kept):,} of {atoms:,} atoms could be taken: {why}.",)
     norms = torch.linalg.vector_norm(candidates[kept], dim=1)
     unit = candidates[kept] / norms[:, None]
     prepared = prepare(unit)
@@ -81,13 +92,20 @@ def merge(
     codes = pursue(sample, prepared, coding)
     place = order[kept]
     known = [part.provenance for part in parts if part.provenance]
-    mixed = [part.mixtures for part in parts if part.mixtures is not None]
+    rows_before = [0, *accumulate(part.build.rows for part in parts[:-1])]
+    mixed = [
+        replace(part.mixtures, sources=_after(part.mixtures.sources, before))
+        for part, before in zip(parts, rows_before, strict=True)
+        if part.mixtures is not None
+    ]
     counts, energy = (torch.cat([getattr(part, f"usage_{what}") for part in parts]) for what in ("counts", "energy"))
     return Dictionary(
         atoms=unit,
         norms=norms,
         mean=mean,
-        sources=Sources.concatenate(part.sources for part in parts).select(place),
+        sources=Sources.concatenate(
+            _after(part.sources, before) for part, before in zip(parts, rows_before, strict=True)
+        ).select(place),
         coding=coding,
         build=BuildRecord(
             method="merge",
@@ -100,6 +118,7 @@ def merge(
             rows=int(weights.sum()),
             threshold=min((t for part in parts if (t := part.build.threshold) is not None), default=None),
             unexplained=round(float(codes.unexplained.mean()), 6),
+            notes=notes,
             versions=library_versions(),
         ),
         usage_counts=counts[place] if rows is None else codes.usage(len(unit)),
@@ -154,6 +173,11 @@ def _check(parts: Sequence[Dictionary]) -> None:
 def _mixed(part: Dictionary) -> int:
     """Of how many activations an atom is mixed at most."""
     return part.mixtures.weights.shape[1] if part.mixtures is not None else 1
+
+
+def _after(sources: Sources, rows: int) -> Sources:
+    """Sources of a part behind so many rows of other parts: a number is the only name that a bare row has."""
+    return sources if sources.named else replace(sources, row=sources.row + rows)
 
 
 def _in_turn(sizes: Sequence[int]) -> Tensor:

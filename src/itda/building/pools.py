@@ -67,7 +67,7 @@ class PoolBuilder(Builder):
     ) -> None:
         super().__init__(width, coding, options, backend=backend, memory=memory)
         self._reservoir = Reservoir(width, options.rows_kept)
-        self.encoder = Encoder(coding, backend, memory)
+        self.encoder = Encoder(self.coding, backend, memory)
         """How rows are encoded while building."""
 
     @abstractmethod

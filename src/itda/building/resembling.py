@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from itda.building.pools import Encoder
-from itda.building.reservoir import evenly
+from itda.data.lots import evenly
 from itda.pursuit import rebuild
 
 _ROWS = 16_384
@@ -30,6 +30,8 @@ class Likeness(NamedTuple):
         """From what atoms (A, D) leave of rows (N, D); exponent 0 gives plain inner products."""
         some = rows[evenly(len(rows), _ROWS)]
         left = some - rebuild(encode(some, atoms), atoms)
+        scale = torch.exp2(-torch.log2(some.abs().max()).ceil())  # squares of long rows are no float32
+        some, left = some * scale, left * scale
         _, directions = torch.linalg.eigh((some.T @ some).double())
         directions = directions.float()
         variance = (some @ directions).square().mean(0)

@@ -99,12 +99,15 @@ def whole_windows(
     places = {id_: np.random.default_rng(number(seed, id_)).permutation(len(sizes)) for id_, sizes in lengths.items()}
     chosen: set[tuple[str, int]] = set()
     left = sum(map(sum, lengths.values())) if tokens is None else tokens
-    for turn in range(max(map(len, lengths.values()))):  # a window of every document before a second of any
-        for id_ in candidates:
-            if left > 0 and turn < len(places.get(id_, ())):
+    turn, going = 0, [id_ for id_ in candidates if id_ in places]
+    while going:  # a window of every document before a second of any
+        for id_ in going:
+            if left > 0:
                 place = int(places[id_][turn])
                 chosen.add((id_, place))
                 left -= lengths[id_][place]
+        turn += 1
+        going = [id_ for id_ in going if turn < len(places[id_])] if left > 0 else []
     taken = {id_ for id_, _ in chosen}
     return [
         (document, part)

@@ -10,13 +10,13 @@ from torch import Tensor
 from itda import progress as progress_bars
 from itda.building.builder import unit_and_norm
 from itda.building.calibrating import calibrated
-from itda.building.reservoir import evenly
 from itda.capturing import capture_at_most, window_length
 from itda.compare.places import read_at
 from itda.data.activations import Activations
 from itda.data.build_records import BuildRecord, library_versions
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
+from itda.data.lots import evenly
 from itda.data.mixtures import Mixtures
 from itda.data.provenance import Provenance
 from itda.data.sources import Sources

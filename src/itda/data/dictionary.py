@@ -21,6 +21,7 @@ from itda.data.sources import Source, Sources
 from itda.data.token_means import TokenMeans
 from itda.errors import MismatchError, OptionError
 from itda.html import table
+from itda.options import whole
 from itda.pursuit import Codes, Coding, Prepared, checked_coding, prepare, pursue, rebuild
 from itda.shapes import as_matrix
 
@@ -244,6 +245,7 @@ class Dictionary:
         Returns: the atoms, the most used first.
         Raises: OptionError unless exactly one question is asked.
         """
+        whole("limit", limit)
         if sum(question is not None for question in (text, token, firing_on)) != 1:
             raise OptionError("find takes one question: a text, token= or firing_on=.")
         if firing_on is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itda.data import files, shards
 from itda.data.activations import Block
+from itda.data.lots import evenly
 from itda.data.provenance import Provenance
 from itda.data.shards import Shard
 from itda.data.sources import Sources
@@ -62,9 +63,10 @@ class RowsOnDisk(ABC):
 
         Raises: FormatError as `blocks`.
         """
-        stride, seen, found = max(1, -(-len(self) // size)), 0, [torch.empty(0, self.width)]
+        wanted, seen, found = evenly(len(self), size), 0, [torch.empty(0, self.width)]
         for block in self.blocks(_MANY_ROWS):
-            found.append(block.rows[-seen % stride :: stride])
+            here = wanted[(wanted >= seen) & (wanted < seen + len(block.rows))] - seen
+            found.append(block.rows[here])
             seen += len(block.rows)
         return torch.cat(found)
 

@@ -74,7 +74,7 @@ def _entries(file: Path, fields: Sequence[str], encoding_errors: str) -> list[tu
 
 def _read(file: Path, readers: dict[str, Any], encoding_errors: str) -> list[Any]:
     try:
-        content = file.read_text(encoding="utf-8", errors=encoding_errors)
+        content = file.read_text(encoding="utf-8-sig", errors=encoding_errors)  # tables often have a mark in front
         found: list[Any] = readers[file.suffix](content, file)
     except (OSError, ValueError, csv.Error) as error:
         raise CorpusError(f"{file} cannot be read: {error}.") from error

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itda.errors import FormatError, ShapeError
+from itda.errors import FormatError, OptionError, ShapeError
 from itda.shown import printable
 
 _ID_BYTES = 16
@@ -227,6 +227,24 @@ class Sources:
             windows=tuple(Window(item_id(name), 0, name) for name in number),
             token_names={index: label for label, index in kinds.items()},
         )
+
+    @classmethod
+    def of_table(cls, table: Any) -> "Sources":
+        """The sources that a user gives: a list of names, or a table with the columns item, position and label.
+
+        Raises: OptionError for other columns; ShapeError as `of_items`.
+        """
+        if isinstance(table, Sources):
+            return table
+        if not hasattr(table, "keys"):  # a list of names
+            return cls.of_items(table)
+        there = list(table.keys())  # a table of pandas has keys, and is no dict
+        unknown = sorted(set(there) - {"item", "position", "label"})
+        if unknown or "item" not in there:
+            what = f"Got {unknown[0]!r}" if unknown else "It has no items"
+            raise OptionError(f"A table of sources has the columns item, position and label. {what}.")
+        columns = [list(table[name]) if name in there else None for name in ("item", "position", "label")]
+        return cls.of_items(columns[0] or [], columns[1], columns[2])
 
     @classmethod
     def concatenate(cls, parts: Iterable["Sources"]) -> "Sources":

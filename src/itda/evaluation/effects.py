@@ -164,7 +164,8 @@ def ablate(
     found = []
     with progress_bars.bar("leave out atoms", len(atoms), show=progress) as advance:
         for atom in atoms:
-            having = [window for window in read if bool((window.atoms == atom).any())]
+            # The last token predicts nothing that is known
+            having = [window for window in read if bool((window.atoms[:-1] == atom).any())]
             if having:
                 found.append(_effect(dictionary, model, model.site(where), atom, having[:windows], generator))
             advance(1)
@@ -207,7 +208,6 @@ def _effect(
         clean = predict(model, window.inputs)
         without = _predict_less(model, window.inputs, site, amount, direction)
         randomly = _predict_less(model, window.inputs, site, amount, other)
-        # The last token predicts nothing that is known
         changed = (amount != 0)[:-1].to(clean.device)
         after = changed.cumsum(0) > 0
         kl = divergence(clean, without)[0]

@@ -183,7 +183,9 @@ class _Pass:
         real = inputs["attention_mask"].bool()
         predicts = real[:, 1:] & real[:, :-1]
         clean = predict(self.model, inputs)
-        plain = {"zero": torch.zeros_like(rows), "mean": self.measured.replacements.mean.expand_as(rows)}
+        plain = {"zero": torch.zeros_like(rows)}
+        if self.measured.replacements.mean is not None:
+            plain["mean"] = self.measured.replacements.mean.expand_as(rows)
         variants = {name: torch.where(keep[:, None], other, rows) for name, other in {**plain, **rebuilt}.items()}
         replaced = {f"{name}, {EVERY}": other for name, other in {**plain, OWN: rebuilt[OWN]}.items()}
         if not bool(keep.all()):

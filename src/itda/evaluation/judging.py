@@ -264,11 +264,19 @@ def _asked_to_wait(header: str | None) -> float:
 def _known(file: Path) -> dict[str, str]:
     if not file.exists():
         return {}
+    known = {}
     try:
-        entries = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-        return {entry["key"]: entry["answer"] for entry in entries}
+        for line in filter(None, file.read_text().split("\n")):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                if not '{"key"'.startswith(line[:6]):
+                    raise
+                continue  # a stop cut it short
+            known[entry["key"]] = entry["answer"]
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise FormatError(f"{file} does not hold answers of a judge. Name another file.") from error
+    return known
 
 
 def _keep(file: Path, entry: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ EVERY = "every token"
 _KIND = "tally"
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _ROUNDING = 1e-12
+_ROUNDING_OF_MEANS = 2.0**-14
+"""Share of the spread that is beyond the token only because means are kept in 16 bits; these lose a sixteenth of it."""
 _DENSITIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Upper ends of the classes of the density histogram."""
 
@@ -123,7 +125,7 @@ class Tally:
         predictions = int(totals["predictions"]) if has_loss else 0
 
         def loss(name: str) -> float | None:
-            return float(totals[name] / totals["predictions"]) if has_loss else None
+            return float(totals[name] / totals["predictions"]) if name in totals else None
 
         found = Report(
             model=model,
@@ -222,17 +224,18 @@ def _scores(totals: Totals, name: str, which: str = "") -> Scores:
     losses: dict[str, float] = {}
     if "loss" in totals:
         clean, own = totals["loss"], totals[f"loss {name}{which}"]
-        zero, mean = totals[f"loss zero{which}"], totals[f"loss mean{which}"]
+        zero, mean = totals[f"loss zero{which}"], totals.get(f"loss mean{which}")
         losses = {
             "delta_ce": float((own - clean) / totals["predictions"]),
             "ce_score": _ratio(own - zero, clean - zero),
-            "ce_score_mean": _ratio(own - mean, clean - mean),
+            **({} if mean is None else {"ce_score_mean": _ratio(own - mean, clean - mean)}),
             "kl": float(totals[f"kl {name}{which}"] / totals["predictions"]),
         }
     return Scores(
         # What the subtraction leaves of equal rows is rounding
         fvu=_ratio(error, spread if spread > _ROUNDING * energy else 0.0),
-        residual_fvu=None if beyond is None else _ratio(error, beyond),
+        # Where the token decides the activation, as before the first layer, nothing is beyond it
+        residual_fvu=None if beyond is None else _ratio(error, beyond if beyond > _ROUNDING_OF_MEANS * spread else 0.0),
         **losses,
     )
 

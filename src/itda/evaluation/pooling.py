@@ -59,8 +59,10 @@ class Pooled:
         per_token = 1 / np.maximum(counts, 1)
         if self._sums is not None:
             return self._sums * per_token[:, None].astype(np.float32)
-        rows, columns, values = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         shape = (self._texts, self._size)
+        if not self._parts:
+            return scipy.sparse.csr_matrix(shape, dtype=np.float32)
+        rows, columns, values = (np.concatenate(column) for column in zip(*self._parts, strict=True))
         summed = scipy.sparse.csr_matrix((values.astype(np.float32), (rows, columns)), shape=shape)
         return scipy.sparse.diags_array(per_token.astype(np.float32)) @ summed
 

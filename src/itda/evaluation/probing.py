@@ -27,7 +27,7 @@ OWN = "this dictionary"
 ALL = "all"
 _STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the regularisation, the best on a part of the training texts is taken
 _FEW = 1.0  # the same for a handful of features, where it hardly matters
-_LEAST = 4  # texts of a class, so that it is in every part
+_LEAST = 4  # texts of a class, so that it can be in every part
 _LEAST_TO_TRAIN = 2
 
 Encoder = Callable[[Tensor], Tensor]
@@ -55,6 +55,8 @@ class ProbeReport(Shown):
     site: str
     classes: dict[str, int]
     """Texts of each label."""
+    repeated_texts: int
+    """Texts that were given again and left out, so that none is trained on and tested."""
     train_texts: int
     test_texts: int
     features: dict[str, Probed]
@@ -65,7 +67,10 @@ class ProbeReport(Shown):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         counts = ", ".join(f"{count:,} {name}" for name, count in self.classes.items())
-        yield Text(f"{counts}; {self.train_texts:,} texts to train on, {self.test_texts:,} to test", style="bold")
+        again = f" ({self.repeated_texts:,} given again left out)" if self.repeated_texts else ""
+        yield Text(
+            f"{counts}; {self.train_texts:,} texts to train on, {self.test_texts:,} to test{again}", style="bold"
+        )
         table = Table(show_edge=False, pad_edge=False)
         table.add_column("features", no_wrap=True)
         sizes = list(next(iter(self.features.values())).accuracy)
@@ -101,7 +106,8 @@ def probe(
 
     A text's features are means over its tokens. For each label the features whose means differ most between its texts
     and the rest, in standard deviations, are taken. Baselines: the activation's own dimensions, its principal
-    components, random directions (as many as atoms), and which tokens are in the text.
+    components, random directions (as many as atoms), and which tokens are in the text. A text that is there more
+    than once counts once.
 
     Args:
         dictionary: whose codes are probed.
@@ -131,7 +137,7 @@ def probe(
     seed_number(seed)
     where = place_of(dictionary, model, site, check_model)
     known = _checked_labels(texts, labels)
-    readable = [clean(text, f"Text {number}") for number, text in enumerate(texts)]
+    readable, known = _each_once([clean(text, f"Text {number}") for number, text in enumerate(texts)], known)
     capture: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     kinds = {OWN: _codes_of(dictionary, dictionary.coding if coding is None else coding, steps)}
     for name, other in (others or {}).items():
@@ -147,13 +153,11 @@ def probe(
     directions = torch.randn(dictionary.width, len(dictionary), generator=torch.Generator().manual_seed(seed))
     kinds |= {"activation": (lambda rows: rows, dictionary.width)}
     kinds |= {"random directions": (lambda rows: rows @ directions, len(dictionary))}
+    trained, tested = _split(known, test, seed)
     pooled, tokens, counts = pool(model, where, readable, kinds, capture=capture, progress=progress)
     if not counts.all():
-        raise CorpusError(f"Text {int(np.argmin(counts))} has no token that is decomposed. Leave it and its label out.")
-    trained, tested = _split(known, test, seed)
-    rarest = min(np.unique(known[trained], return_counts=True)[1])
-    if rarest < _LEAST_TO_TRAIN or len(set(known[trained])) < len(set(known)):
-        raise OptionError(f"test={test} leaves {rarest} texts of a label to train on. Lower it, or give more texts.")
+        missing = readable[int(np.argmin(counts))]
+        raise CorpusError(f"The text {missing[:60]!r} has no token that is decomposed. Leave it and its label out.")
     pooled |= {"principal components": _components(pooled["activation"], trained), "token identity": tokens}
     names = sorted(set(known))
     with threadpool_limits(1, "blas"):  # beside another process, threads that spin took thirty times as long
@@ -162,7 +166,7 @@ def probe(
             for name, matrix in pooled.items()
         }
     targets = np.stack([known[tested] == name for name in names])
-    drawn = np.random.default_rng(seed).multinomial(len(tested), np.full(len(tested), 1 / len(tested)), size=resamples)
+    drawn = _draws(targets, resamples, seed)
     once = np.ones((1, len(tested)), np.int64)
     features = {}
     for name, by_size in right.items():
@@ -174,7 +178,7 @@ def probe(
         accuracy = {asked: float(_balanced(own, targets, once)[0]) for asked, own in by_size.items()}
         features[name] = Probed(accuracy, advantage)
     classes = {name: int((known == name).sum()) for name in names}
-    return ProbeReport(model.id, where, classes, len(trained), len(tested), features)
+    return ProbeReport(model.id, where, classes, len(texts) - len(known), len(trained), len(tested), features)
 
 
 _BASELINES = ("activation", "random directions", "principal components", "token identity")
@@ -196,24 +200,63 @@ def _checked_labels(texts: Sequence[str], labels: Sequence[Any]) -> NDArray[np.s
         raise OptionError(f"Text {missing[0]} has no label. Leave it out.")
     if len(texts) != len(labels):
         raise OptionError(f"Every text needs a label. Got {len(texts)} texts and {len(labels)} labels.")
-    known = np.array([str(label) for label in labels])
+    return np.array([str(label) for label in labels])
+
+
+def _each_once(texts: list[str], labels: NDArray[np.str_]) -> tuple[list[str], NDArray[np.str_]]:
+    """Every text once, with its label, where there are enough of each label then."""
+    first: dict[str, int] = {}
+    for number, text in enumerate(texts):
+        before = first.setdefault(text, number)
+        if labels[before] != labels[number]:
+            raise OptionError(
+                f"Texts {before} and {number} are the same and have the labels {str(labels[before])!r} and "
+                f"{str(labels[number])!r}. Leave one of them out."
+            )
+    known = labels[list(first.values())]
     names, counts = np.unique(known, return_counts=True)
     if len(names) < 2:
         raise OptionError(f"Labels must be of two kinds at least. Got only {', '.join(names) or 'none'}.")
     if counts.min() < _LEAST:
         rare = str(names[counts.argmin()])
         raise OptionError(
-            f"Every label needs {_LEAST} texts, to train and to test. {rare!r} has {counts.min()}; leave it out."
+            f"Every label needs {_LEAST} different texts, to train and to test. {rare!r} has {counts.min()}; leave it "
+            "out."
         )
-    return known
+    return list(first), known
 
 
 def _split(labels: NDArray[np.str_], test: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     from sklearn.model_selection import train_test_split
 
-    count = max(len(np.unique(labels)), round(test * len(labels)))
-    trained, tested = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels, random_state=seed)
+    names = np.unique(labels)
+    count = max(len(names), round(test * len(labels)))
+    places = np.arange(len(labels))
+    if count > len(labels) - len(names):
+        raise OptionError(f"test={test} leaves no text of some label to train on. Lower it, or give more texts.")
+    trained, tested = train_test_split(places, test_size=count, stratify=labels, random_state=seed)
+    for part, least, what in ((trained, _LEAST_TO_TRAIN, "train"), (tested, 1, "test")):
+        for name in names:
+            there = int((labels[part] == name).sum())
+            if there < least:
+                way = "Lower it" if what == "train" else "Raise it"
+                raise OptionError(
+                    f"test={test} leaves {there} texts of {str(name)!r} to {what} on. {way}, give more texts of it, or "
+                    "leave it out."
+                )
     return np.sort(trained), np.sort(tested)
+
+
+def _draws(targets: Flags, resamples: int, seed: int) -> NDArray[np.int64]:
+    """How often each test text is in each of the bootstrap's draws (draws, tests): as many of each label as there are.
+
+    A draw without any text of a label would say nothing about it.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = np.zeros((resamples, targets.shape[1]), np.int64)
+    for own in targets:
+        drawn[:, own] = generator.multinomial(own.sum(), np.full(own.sum(), 1 / own.sum()), size=resamples)
+    return drawn
 
 
 def _components(rows: NDArray[np.float32], trained: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -271,7 +314,8 @@ def _predict(train: Matrix, target: Flags, test: Matrix, *, few: bool) -> Flags:
     everything = np.arange(len(target))
     strength = _FEW
     if not few:
-        fit, check = train_test_split(everything, test_size=0.25, stratify=target, random_state=0)
+        part = max(2, round(0.25 * len(target)))
+        fit, check = train_test_split(everything, test_size=part, stratify=target, random_state=0)
         strength = max(
             _STRENGTHS, key=lambda c: balanced_accuracy_score(target[check], fitted(c, fit).predict(train[check]))
         )
@@ -283,7 +327,7 @@ def _balanced(right: Flags, targets: Flags, drawn: NDArray[np.int64]) -> NDArray
     """Balanced accuracy (draws,), the mean over labels, with each text counted as often as it was drawn."""
     found = []
     for own, target in zip(right, targets, strict=True):
-        sides = [(drawn @ (own & side)) / np.maximum(drawn @ side, 1) for side in (target, ~target)]
+        sides = [(drawn @ (own & side)) / (drawn @ side) for side in (target, ~target)]
         found.append((sides[0] + sides[1]) / 2)
     mean: NDArray[np.float64] = np.mean(found, axis=0)
     return mean

@@ -38,13 +38,16 @@ def random_atoms(
     """As many random activations as the dictionary has atoms, from the windows its atoms come from.
 
     The windows' text travels with the dictionary, so the baseline needs no second corpus. None where
-    there is no text or too little of it.
+    there is no text or too little of it, and where only some roles of conversations were captured: a window does
+    not say which of its tokens those are.
     """
     if not dictionary.sources.named or dictionary.provenance is None:  # a table of items has no text to read
         return None
+    if dictionary.provenance.capture.get("roles"):
+        return None
     generator = np.random.default_rng(seed)
     windows = dictionary.sources.windows
-    captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
+    captured: Mapping[str, Any] = dictionary.provenance.capture
     length = window_length(model, captured)
     place = model.site(site)
     wanted = len(dictionary)
@@ -92,14 +95,16 @@ class Replacements:
         self._dictionary, self._backend = dictionary, backend
         self._randoms, self._baselines = randoms, baselines
         self._random_coding = randoms.coding(coding, backend) if randoms else coding
-        self.mean = dictionary.token_means.overall if dictionary.token_means else dictionary.mean
-        """The mean activation of the build rows, float32 (D,)."""
+        self.mean = dictionary.token_means.overall if dictionary.token_means else None
+        if self.mean is None and bool(dictionary.mean.any()):
+            self.mean = dictionary.mean
+        """The mean activation of the build rows, float32 (D,); None where a dictionary of bare rows did not take it."""
 
     def plain(self, rows: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
         """The baselines' reconstructions of rows, without a dictionary of our own."""
         if not self._baselines:
             return {}
-        found = {"mean": self.mean.expand_as(rows)}
+        found = {} if self.mean is None else {"mean": self.mean.expand_as(rows)}
         if self._dictionary.token_means is not None:
             found["token mean"] = self._dictionary.token_means.of(token_ids)
         if self._randoms is not None:

@@ -182,7 +182,8 @@ class Report(Shown):
             if self.loss_zero == self.loss:
                 lines.append("the model does not use this place: zeros in it change no prediction")
             lines.append(
-                f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}, the mean {self.loss_mean:.4f}"
+                f"loss {self.loss:.4f} nats; zeros in place {self.loss_zero:.4f}"
+                + (f", the mean {self.loss_mean:.4f}" if self.loss_mean is not None else "")
             )
         else:
             lines.append("no loss: the model predicts no next token, or was not run")

@@ -1,12 +1,15 @@
 """What a dictionary is worth on activations that are already there: all but the losses, for which a model must run."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from itda import progress as progress_bars
 from itda.data.activations import Activations
 from itda.data.dictionary import Dictionary
 from itda.data.entries import RowsOnDisk
-from itda.errors import CorpusError, ShapeError
+from itda.errors import CorpusError, MismatchError, ShapeError
 from itda.evaluation.measuring import Measurement
 from itda.evaluation.replacements import Replacements
 from itda.evaluation.report import Report
@@ -39,8 +42,10 @@ def evaluate_activations(
         backend: of the pursuit.
         memory: what inner products of the atoms may take, in bytes or as "2GiB"; None for half of what is free.
         progress: draw a bar on stderr.
-    Returns: the report, without losses and without random atoms, which only the model could give.
-    Raises: CorpusError if no row is held out; MismatchError for activations of another model or site; ShapeError.
+    Returns: the report, without losses and without random atoms, which only the model could give. Sinks, by the norm
+        that the dictionary's own text gave, are not decomposed.
+    Raises: CorpusError if no row is held out; MismatchError for activations of another model or site, or of tokens
+        that the dictionary leaves out; ShapeError.
     """
     if not isinstance(activations, Activations | RowsOnDisk):
         raise ShapeError(
@@ -50,6 +55,9 @@ def evaluate_activations(
     whole("resamples", resamples)
     given = activations.whole() if isinstance(activations, RowsOnDisk) else activations
     dictionary.check_activations(given)
+    captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
+    _check_tokens(captured, given.provenance.capture)
+    longest = captured.get("sink_norm") if captured.get("sinks") == "drop" else None
     used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
     if memory is not None:
         dictionary.prepare(memory=memory)
@@ -62,7 +70,10 @@ def evaluate_activations(
             held_out = torch.tensor([document not in built_from for document in documents])
             own = [document for document, kept in zip(documents, held_out.tolist(), strict=True) if kept]
             if own:
-                measured.take(rows[held_out], sources.token_id[held_out], own, torch.ones(len(own), dtype=torch.bool))
+                norms = torch.linalg.vector_norm(rows[held_out].float(), dim=1)
+                keep = norms <= (float("inf") if longest is None else longest)
+                measured.tally.left_out["sink"] += int((~keep).sum())
+                measured.take(rows[held_out], sources.token_id[held_out], own, keep)
             advance(len(rows))
     excluded = sum(document in built_from for document in given.documents)
     if not len(measured.tally.sums):
@@ -73,3 +84,18 @@ def evaluate_activations(
     return measured.tally.report(
         model=given.provenance.model.id, site=given.provenance.site, excluded=excluded, resamples=resamples, seed=seed
     )
+
+
+def _check_tokens(own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Refuse a capture that has tokens which that of the dictionary left out; rows do not say which those are."""
+    if own.get("special_tokens") == "drop" and given.get("special_tokens") != "drop":
+        raise MismatchError(
+            "These activations have special tokens, which the dictionary leaves out. Capture without them "
+            "(special_tokens='drop'), or evaluate with the model: itda.evaluate."
+        )
+    roles = own.get("roles")
+    if roles and not set(given.get("roles") or [None]) <= set(roles):
+        raise MismatchError(
+            f"The dictionary is of what {', '.join(roles)} says, these activations are of others too. Capture them "
+            f"with roles={list(roles)!r}."
+        )

@@ -77,7 +77,7 @@ def unit_and_norms(rows: Tensor) -> tuple[Tensor, Tensor]:
     scale = torch.where(largest > 0, largest, 1.0)
     rows = rows / scale[:, None]
     norms = torch.linalg.vector_norm(rows, dim=1)
-    return rows / torch.where(norms > 0, norms, 1.0)[:, None], norms * scale
+    return (rows / torch.where(norms > 0, norms, 1.0)[:, None]).contiguous(), norms * scale
 
 
 def to_codes(block: BlockCodes, norms: Tensor, route: str) -> Codes:

@@ -39,7 +39,7 @@ class Coding:
     """Pursuit steps K, the most atoms a code can use unless `most` says otherwise; at least 1."""
     most: int | None = None
     """Where some rows may have more: the most atoms a code can use, while `steps` is how many codes have in the mean.
-    A build finds the `stop_below` at which that is so; without one every code has `steps`."""
+    A build finds the `stop_below` at which that is so, whatever is given; without one every code has `steps`."""
     method: Method = "mp"
     """`mp`, matching pursuit (an atom may be chosen again); `omp`, orthogonal matching pursuit; or `gp`,
     gradient pursuit: a step of steepest descent over the chosen atoms after each choice."""
@@ -66,6 +66,11 @@ class Coding:
                 raise OptionError(f"{name} must be True or False. Got {getattr(self, name)!r} instead.")
         if self.stop_at is not None:
             share("stop_at", self.stop_at)
+            if self.most is not None:
+                raise OptionError(
+                    "most= and stop_at= contradict each other: codes would not have `steps` atoms in the mean. Leave "
+                    "out most; steps are then the most atoms a code has."
+                )
         if self.stop_below is not None:
             above_zero("stop_below", self.stop_below)
 

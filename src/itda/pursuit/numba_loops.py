@@ -33,12 +33,6 @@ STRIP = 128  # atoms whose largest correlation is known, and elements between tw
 
 
 @intrinsic
-def bits_of(_: Any, value: Any) -> Any:
-    """The bits of a float32 as int32."""
-    return types.int32(types.float32), lambda _, builder, __, args: builder.bitcast(args[0], _INT32)
-
-
-@intrinsic
 def float_of(_: Any, bits: Any) -> Any:
     """The float32 of its bits, int32."""
     return types.float32(types.int32), lambda _, builder, __, args: builder.bitcast(args[0], _FLOAT)
