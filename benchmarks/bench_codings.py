@@ -11,7 +11,8 @@ import statistics
 from dataclasses import replace
 from typing import Any
 
-from bench_fidelity import CASES, COSINE_GAPS, Case, best_paper
+from bench_fidelity import COSINE_GAPS, best_paper
+from cases import CASES, Case
 from cells import Cell, Cells
 from common import report
 from scoring import of_dictionary

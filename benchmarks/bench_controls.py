@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import transformers
-from bench_fidelity import Case, corpus
+from cases import Case, corpus
 from cells import Cell
 from common import DATA, report
 from scoring import HeldOut, of_dictionary

@@ -16,20 +16,11 @@ from typing import Any
 
 import torch
 import transformers
-from bench_fidelity import (
-    AUTOENCODERS,
-    BY_WORTH,
-    HELD_OUT_TOKENS,
-    SWEPT_AT,
-    TOKENS,
-    Case,
-    autoencoders,
-    builders,
-    finished,
-    summary,
-)
+from bench_fidelity import builders, finished, summary
+from cases import HELD_OUT_TOKENS, TOKENS, Case
 from cells import Cells
 from common import DATA, report
+from fidelity_saes import AUTOENCODERS, BY_WORTH, SWEPT_AT, autoencoders
 from tokenizers import ByteLevelBPETokenizer
 
 import itda

@@ -8,9 +8,11 @@ Needs what bench_fidelity.py has measured of these models: paper mode's best thr
 import argparse
 from typing import Any
 
-from bench_fidelity import SWEPT_AT, Case, best_paper, converged, train
+from bench_fidelity import best_paper
+from cases import Case
 from cells import Cells
 from common import DATA, report
+from fidelity_saes import SWEPT_AT, converged, train
 
 import itda
 

@@ -9,7 +9,7 @@ far along one direction, 300 times as long as usual, as in large language models
 from typing import Any
 
 import torch
-from bench_fidelity import HELD_OUT_TOKENS, Case
+from cases import HELD_OUT_TOKENS, Case
 from common import report
 from torch import Tensor
 

@@ -6,7 +6,7 @@ python benchmarks/bench_sites.py
 import time
 
 import torch
-from bench_fidelity import Case
+from cases import Case
 from cells import Cell
 from common import report
 from scoring import HeldOut, of_dictionary

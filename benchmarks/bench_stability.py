@@ -4,7 +4,7 @@ python benchmarks/bench_stability.py
 """
 
 import torch
-from bench_fidelity import Case
+from cases import Case
 from cells import Cell
 from common import report
 
