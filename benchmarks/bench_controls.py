@@ -26,8 +26,11 @@ from itda.data.activations import Activations
 
 MODELS = ("stories260k", "babyllama-char105", "gpt2-wide")
 METHODS: dict[str, dict[str, Any]] = {
-    "budget": {}, "mixture": {}, "learned": {}, "kmeans": {}, "paper": {"max_cosine_gap": 0.1}, "random": {},
+    "budget": {}, "mixture": {}, "learned": {}, "kmeans": {}, "random": {},
+    "paper": {"max_cosine_gap": 0.1}, "random, plain coding": {"method": "random"},
 }  # fmt: skip
+PLAIN = ("paper", "random, plain coding")
+"""With plain pursuit, K atoms for every row and signed; the others with the default coding."""
 READ = ("budget", "paper")
 """Whose atoms are read as well."""
 SHARE, TOKENS, HELD_OUT_TOKENS = 0.06, 60_000, 10_000
@@ -75,11 +78,11 @@ def place(case: Case, model: Any, held_out: itda.Corpus, rows: Activations) -> H
 
 
 def build(case: Case, rows: Any, method: str) -> itda.Dictionary:
-    """A dictionary with the default coding."""
+    """A dictionary with the coding that the method is measured with."""
     steps = case.steps(SHARE)
-    return itda.build_from_activations(
-        rows, atoms=case.atoms, steps=steps, method=method, progress=False, **METHODS[method]
-    )
+    coding = {"coding": itda.Coding(steps=steps)} if method in PLAIN else {"steps": steps}
+    options = {"method": method, **METHODS[method], **coding}
+    return itda.build_from_activations(rows, atoms=case.atoms, progress=False, **options)
 
 
 def measured(case: Case, what: str, rows: Activations, where: HeldOut, read: Any = None) -> list[Cell]:
@@ -145,9 +148,9 @@ def shown(scores: dict[str, float]) -> dict[str, Any]:
 
 
 def beside_random(cells: list[Cell]) -> list[Cell]:
-    """The same with what is left as a share of what random activations leave."""
-    (random,) = (cell for cell in cells if cell["method"] == "random")
-    return [{**cell, "of random": cell["fvu"] / random["fvu"]} for cell in cells]
+    """The same with what is left as a share of what random activations leave with the same coding."""
+    random = {cell["method"] in PLAIN: cell["fvu"] for cell in cells if cell["method"].startswith("random")}
+    return [{**cell, "of random": cell["fvu"] / random[cell["method"] in PLAIN]} for cell in cells]
 
 
 def without_near_duplicates(text: itda.Corpus, known: list[Any]) -> tuple[itda.Corpus, int]:

@@ -114,7 +114,8 @@ def _controls(rows: list[Row]) -> list[Row]:
     found: dict[tuple[str, str], Row] = {}
     for row in rows:
         into = found.setdefault((row["model"], row["control"]), {"model": row["model"], "control": row["control"]})
-        into[row["method"]] = f"{row['of random']:.2f}" if row["method"] != "random" else f"FVU {row['fvu']:.3f}"
+        is_random = row["method"].startswith("random")
+        into[row["method"]] = f"FVU {row['fvu']:.3f}" if is_random else f"{row['of random']:.2f}"
         if row["lift"] != "":
             into[f"lift, {row['method']}"] = _number(row["lift"])
     columns = dict.fromkeys(name for row in found.values() for name in row)
