@@ -6,15 +6,24 @@ from typing import Any
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 Row = dict[str, Any]
-SAES = ("topk", "batchtopk", "topk from data", "pursuit on topk")
+EQUAL, EXACT = "{}, at an L0 of K", "{}, exactly K"
+BESIDE = {
+    "default": EQUAL.format("budget"), "default, exactly K": EXACT.format("budget"),
+    "mixture": EQUAL.format("mixture"), "mixture, exactly K": EXACT.format("mixture"),
+    "topk": "topk", "batchtopk": "batchtopk", "topk from data": "topk from data",
+    "pursuit on topk": EQUAL.format("pursuit on topk"), "pursuit on topk, exactly K": EXACT.format("pursuit on topk"),
+}  # fmt: skip
+"""What a column is called -> the method that it shows."""
 
 
 def tables() -> dict[str, list[Row]]:
     """By the name of the place in the page."""
-    fidelity = _rows("fidelity")
+    fidelity, beside = _rows("fidelity"), _groups(_rows("autoencoders"))
     return {
         "paper": [_beside_paper(group) for group in _groups(fidelity)],
-        "saes": [_beside_saes(group) for group in _groups(_rows("autoencoders"))],
+        "saes": [_beside_saes(group) for group in beside],
+        "ratios": [_ratios_to_saes(group) for group in beside],
+        "costs": [_costs_beside_saes(group, _rows("autoencoder_training")) for group in beside],
         "codings": [_coding(row) for row in _rows("codings")],
         "controls": _controls(_rows("controls")),
         "sites": [_short(row, "model", "site", "method", "fvu", "delta_ce", "lift") for row in _rows("sites")],
@@ -81,27 +90,55 @@ def _beside_paper(group: dict[str, Row]) -> Row:
 
 
 def _beside_saes(group: dict[str, Row]) -> Row:
-    own, mixture, sae = (group[name] for name in ("budget, at an L0 of K", "mixture, at an L0 of K", "topk"))
+    paper = group["budget"]
     return {
-        "model": own["model"],
-        "K": own["K"],
-        "default": _scores(own),
-        "default, exactly K": _scores(group["budget, exactly K"]),
-        "mixture": _scores(mixture),
-        **{name: _scores(group[name]) if name in group else "" for name in SAES},
-        "default / topk": _beside(own, sae),
-        "mixture / topk": _beside(mixture, sae),
-        "L0 by itself: default, mixture, batchtopk": ", ".join(
-            f"{group[name]['L0']:.1f}" for name in ("budget", "mixture", "batchtopk") if name in group
-        ),
-        "passes": sae["passes"],
-        "s to make: default, mixture, topk": f"{own['s']:.0f}, {mixture['s']:.0f}, {sae['s']:.0f}",
-        "s for a million: default, topk": f"{own['s/M']:.0f}, {sae['s/M']:.0f}",
+        "model": paper["model"],
+        "K": paper["K"],
+        **{shown: _scores(group[name]) if name in group else "" for shown, name in BESIDE.items()},
     }
 
 
-def _beside(row: Row, other: Row) -> str:
-    return " / ".join(f"{row[name] / other[name]:.2f}" for name in ("FVU", "dCE") if row[name] != "")
+def _ratios_to_saes(group: dict[str, Row]) -> Row:
+    """Codes with as many atoms in the mean beside each other, and codes with K atoms each."""
+    found: Row = {"model": group["budget"]["model"], "K": group["budget"]["K"]}
+    for ours in ("default", "mixture"):
+        for own, other in ((ours, "topk"), (f"{ours}, exactly K", "topk"), (ours, "batchtopk")):
+            both = BESIDE[own] in group and other in group
+            found[f"{own} / {other}"] = _beside(group[BESIDE[own]], group[other]) if both else ""
+    on_topk = "pursuit on topk"
+    for own in ("default", "default, exactly K"):
+        other = BESIDE[own.replace("default", on_topk)]
+        both = BESIDE[own] in group and other in group
+        found[f"{own} / {on_topk}"] = _beside(group[BESIDE[own]], group[other]) if both else ""
+    return found
+
+
+def _costs_beside_saes(group: dict[str, Row], training: list[Row]) -> Row:
+    own, mixture, sae = group["budget"], group["mixture"], group["topk"]
+    runs = [run for run in training if run["model"] == own["model"] and run["steps"] == own["K"]]
+    as_good = [run["seconds"] for run in runs if run["fvu"] <= own["FVU"]]
+    return {
+        "model": own["model"],
+        "K": own["K"],
+        "passes": sae["passes"],
+        "the last doubling gained": _last_gain(sae, training),
+        "s to make: default, mixture, topk": f"{own['s']:.0f}, {mixture['s']:.0f}, {sae['s']:.0f}",
+        "s until topk has the default's FVU": f"{min(as_good):.0f}" if as_good else "never",
+        "s for a million: default, topk": f"{own['s/M']:.0f}, {sae['s/M']:.0f}",
+        "L0 by itself: default, mixture": f"{own['L0']:.1f}, {mixture['L0']:.1f}",
+    }
+
+
+def _last_gain(sae: Row, training: list[Row]) -> str:
+    """What the last doubling of the passes gained in FVU, at the number of steps where they were doubled."""
+    runs = {(run["steps"], run["rate"], run["passes"]): run["fvu"] for run in training if run["model"] == sae["model"]}
+    most = max(passes for _, _, passes in runs)
+    gains = [
+        f"{1 - fvu / runs[steps, rate, passes // 2]:.1%}"
+        for (steps, rate, passes), fvu in sorted(runs.items(), key=lambda run: run[1])
+        if passes == most and (steps, rate, passes // 2) in runs
+    ]
+    return f"{gains[0]} (at {most})" if gains else ""
 
 
 def _coding(row: Row) -> Row:
