@@ -172,7 +172,14 @@ def test_build_says_what_it_did(run, place):
     printed = run("build", "model", "--corpus", "texts.txt", "--split-on", r"\n\n", "--atoms", 30, "--out", "e")
     assert "30 atoms of width 16 from resid_post.1 of model" in printed
     assert "60 documents, 2,600 characters (1 repeated and 1 empty left out); 6 documents held out" in printed
-    assert "Next: itda evaluate e --corpus texts.txt" in printed
+    assert "Next: itda evaluate e --corpus texts.txt --split-on '\\n\\n'" in printed
+    hook = run(
+        "build", "model", "--corpus", "texts.json", "--site", "blocks.1.hook_resid_post", "--atoms", 20, "--out", "tl"
+    )
+    assert "tl: Dictionary(20 atoms of width 16 from resid_post.1" in hook
+    assert "--pursuit must be" in run(
+        "build", "model", "--corpus", "texts.json", "--pursuit", "ompp", "--out", "no", code=2
+    )
     options = ["--method", "paper", "--max-cosine-gap", 0.05, "--steps", 2, "--held-out", 0, "--json"]
     facts = json.loads(run("build", "model", "--corpus", "texts.json", "--out", "p", *options))
     assert (facts["build"]["method"], facts["coding"]["steps"]) == ("paper", 2)

@@ -57,6 +57,11 @@ def load(
         raise OptionError(
             f"remote must be True, False, 'local' or the http address of a server. Got {remote!r} instead."
         )
+    if remote is True and ((Path(name) / "config.json").exists() or str(name) == "embedded"):
+        raise ModelError(
+            f"NDIF knows models by their names on the Hugging Face hub, as USER/NAME. Got {str(name)!r}, which is "
+            "here: load it without device='ndif'."
+        )
     options = {"revision": revision} if revision else {}
     if tokenizer is None or isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(str(tokenizer or name), transformers, options)

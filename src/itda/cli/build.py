@@ -1,13 +1,16 @@
 """itda build"""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from itda.cli import common
 from itda.errors import OptionError
+from itda.models.hook_names import to_site
+from itda.options import one_of
 
 
 def build(
@@ -27,7 +30,9 @@ def build(
     steps: common.Steps = None,
     pursuit: Annotated[
         str | None,
-        typer.Option(help="`omp`, orthogonal matching pursuit, the default; `mp`, the plain one; `gp`, gradient."),
+        typer.Option(
+            help="`omp`, orthogonal matching pursuit, the default; `mp`, the plain one; `gp`, gradient. With --steps."
+        ),
     ] = None,
     signed: Annotated[
         bool, typer.Option("--signed", help="Let codes subtract atoms too: less is unexplained, and less can be read.")
@@ -121,11 +126,13 @@ def build(
     from itda.data.files import check_free
     from itda.data.store import Store
     from itda.pursuit import default_coding
+    from itda.pursuit.codes import Method
 
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if restart:
         checkpoints.remove(checkpoint)
     targets = {name: out / name if site and len(site) > 1 else out for name in site or [""]}
+    folders = {to_site(name): target for name, target in targets.items()}
     going_on = checkpoints.is_begun(
         checkpoint
     )  # a stop between saving and clearing away left the same dictionary there
@@ -137,9 +144,12 @@ def build(
         "passes": passes, "rounds": rounds, "parts": parts, "kept": kept, "seed": seed,
     }  # fmt: skip
     if pursuit or signed or refit or exact or stop_at is not None:
+        if pursuit:
+            one_of("--pursuit", pursuit, get_args(Method))
         if steps is None:
             raise OptionError(
-                "--pursuit, --signed, --refit, --exact and --stop-at say how codes are made. Give --steps too."
+                "--pursuit, --signed, --refit, --exact and --stop-at say how codes are made, and how many atoms these "
+                "have is a part of that. Give --steps too: by default it is a sixteenth of the width, from 4 to 40."
             )
         coding = default_coding(steps).with_options(method=pursuit, refit=refit or None)
         of_a_rule = method == "paper" or max_unexplained is not None
@@ -192,7 +202,7 @@ def build(
                 built = scale.build_many(model, texts, sites=site, folder=checkpoint, load=load, **asked, **spread)
     said: list[dict[str, Any]] = []
     for name, dictionary in built.items():
-        folder = targets[name] if site else out
+        folder = folders.get(name, out)
         dictionary.save_pretrained(folder, overwrite=overwrite or going_on)
         said.append({"folder": str(folder), **dictionary.facts()})
         if not json:
@@ -208,5 +218,5 @@ def build(
     if json:
         common.print_json(said[0] if len(said) == 1 else said)
     else:
-        text = "TEXT" if store else corpus or common.EMBEDDED
-        print(f"Next: itda evaluate {next(iter(targets.values()))} --corpus {text}")
+        text = "TEXT" if store else common.as_typed(corpus, split_on, text_field, encoding_errors)
+        print(f"Next: itda evaluate {shlex.quote(str(next(iter(targets.values()))))} --corpus {text}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -142,6 +143,15 @@ def open_corpus(
         return Corpus.from_dataset(**_dataset(dataset), **how)
     separator = split_on.replace("\\n", "\n").replace("\\t", "\t") if split_on else split_on
     return Corpus.from_files(path, split_on=separator, encoding_errors=encoding_errors, **how)
+
+
+def as_typed(path: Path | None, split_on: str | None, text_field: str, encoding_errors: str) -> str:
+    """A corpus on the command line, with the options that decide what its documents are."""
+    words = [str(path or EMBEDDED)]
+    words += ["--split-on", split_on] if split_on else []
+    words += ["--text-field", text_field] if text_field != "text" else []
+    words += ["--encoding-errors", encoding_errors] if encoding_errors != "strict" else []
+    return shlex.join(words)
 
 
 def _dataset(address: str) -> dict[str, Any]:
