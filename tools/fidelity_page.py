@@ -40,10 +40,11 @@ def in_short(rows: list[Row]) -> list[Row]:
         "TopK SAE": "topk", "BatchTopK SAE": "batchtopk", "random activations": "random",
     }  # fmt: skip
     groups = [group for group in _groups(rows) if 0.05 < group["paper"]["K/D"] < 0.07]
+    shown = {name: method for name, method in shown.items() if all(method in group for group in groups)}
     return [
         {
             "model": group["paper"]["model"],
-            **{name: _scores(group[method]) if method in group else "" for name, method in shown.items()},
+            **{name: _scores(group[method]) for name, method in shown.items()},
         }
         for group in groups
     ]
@@ -130,15 +131,19 @@ def _costs_beside_saes(group: dict[str, Row], training: list[Row]) -> Row:
 
 
 def _last_gain(sae: Row, training: list[Row]) -> str:
-    """What the last doubling of the passes gained in FVU, at the number of steps where they were doubled."""
+    """What the last doubling of the passes gained in FVU, at the better of the rates that it was tried with."""
     runs = {(run["steps"], run["rate"], run["passes"]): run["fvu"] for run in training if run["model"] == sae["model"]}
     most = max(passes for _, _, passes in runs)
     gains = [
-        f"{1 - fvu / runs[steps, rate, passes // 2]:.1%}"
-        for (steps, rate, passes), fvu in sorted(runs.items(), key=lambda run: run[1])
+        1 - fvu / runs[steps, rate, passes // 2]
+        for (steps, rate, passes), fvu in runs.items()
         if passes == most and (steps, rate, passes // 2) in runs
     ]
-    return f"{gains[0]} (at {most})" if gains else ""
+    return f"{max(gains):.1%} (at {most})" if gains else ""
+
+
+def _beside(row: Row, other: Row) -> str:
+    return " / ".join(f"{row[name] / other[name]:.2f}" for name in ("FVU", "dCE") if row[name] != "")
 
 
 def _coding(row: Row) -> Row:

@@ -53,10 +53,11 @@ def readme(text: str) -> str:
     """The README with its table of methods made anew."""
     content = json.loads((RESULTS / "fidelity.json").read_text())
     note = (
-        f"\nHeld-out FVU / rise of the loss in nats, lower is better; {content['tokens']:,} tokens, 8 atoms a\n"
-        "dimension, K 6 % of the width. itda, its mixtures, random activations and BatchTopK use K atoms in the mean,\n"
-        "the others K for every token. Medians over seeds (random activations and autoencoders: one); paper mode at\n"
-        "its best threshold, autoencoders converged.\n\n"
+        "\nHeld-out FVU (fraction of variance unexplained) / rise of the loss (cross-entropy) in nats, lower is better;\n"
+        f"{content['tokens']:,} tokens of the middle layer, 8 atoms for each of its D dimensions, K = 6 % of D atoms a\n"
+        "token. itda, its mixtures (of up to five activations) and random activations use K in the mean, the others K for\n"
+        "every token. Paper mode is the published rule at its best threshold; autoencoders went over the tokens 40 to 160\n"
+        "times. Medians over three seeds; of random activations and autoencoders one.\n\n"
     )
     return _between(text, "fidelity", note + markdown(fidelity_page.in_short(content["rows"])))
 

@@ -212,7 +212,7 @@ def _listed(table: AtomChanges, rate: float, margin: float, name: str) -> Render
     )
     shown = Table(show_edge=False, pad_edge=False, expand=True)
     for heading in ("atom", "tokens with it", "size", "other has", "apart", "changed", "q"):
-        shown.add_column(heading, justify="right", no_wrap=True)
+        shown.add_column(heading, justify="right")
     shown.add_column("what it is, and where it is used most", no_wrap=True, overflow="ellipsis", ratio=1)
     for atom in table.atoms[:LISTED]:
         lines = Text.assemble((atom.source.shortened(50, 10), "bold"))

@@ -92,7 +92,7 @@ class LayerMatrix(Shown):
             table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
             table.add_column("", no_wrap=True)
             for place in self.layers[second]:
-                table.add_column(shown[place], justify="right", no_wrap=True)
+                table.add_column(shown[place], justify="right")
             for place, row in zip(self.layers[first], self.between(first, second), strict=True):
                 table.add_row(shown[place], *("" if np.isnan(value) else f"{value:.3f}" for value in row))
             yield table
@@ -198,7 +198,7 @@ def accuracy_table(matchings: Iterable[Matching]) -> Table:
     ahead = f"{matchings[0].measure} ahead" if len(matchings) > 1 else ""
     columns = ("layers found", "95 %", "by chance", "mean miss", "ties", "missing", *filter(None, [ahead]))
     for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for one in matchings:
         ends = f"{one.interval[0]:.2f} to {one.interval[1]:.2f}" if one.interval else ""
         paired = [""] if ahead and one is matchings[0] else [_ahead(matchings[0], one)] if ahead else []

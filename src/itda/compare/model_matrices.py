@@ -113,9 +113,9 @@ class ModelMatrix(Shown):
 
         table = Table(show_edge=False, pad_edge=False)
         for heading in ("", "model", "architecture", "atoms"):
-            table.add_column(heading, justify="right" if heading in ("", "atoms") else "left", no_wrap=True)
+            table.add_column(heading, justify="right" if heading in ("", "atoms") else "left")
         for index in range(len(self.models)):
-            table.add_column(str(index + 1), justify="right", no_wrap=True)
+            table.add_column(str(index + 1), justify="right")
         for index, name in enumerate(self.models):
             shown = [f"{value:.3f}" if other != index else "" for other, value in enumerate(self.values[index])]
             table.add_row(str(index + 1), name, self.architectures[index], f"{self.atoms[index]:,}", *shown)

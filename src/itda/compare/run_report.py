@@ -160,12 +160,12 @@ class TrainingRun(Shown):
         table.add_column("checkpoint", no_wrap=True)
         needed = Counter(atom.needed for atom in self.atoms if atom.needed is not None)
         for heading in ("born", *(["needed"] if needed else []), "own atoms shared", "FVU, carried over"):
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right")
         sites = self.checkpoints[0].layers["overlap"]
         few = np.unique(np.linspace(0, len(sites) - 1, _SHOWN_LAYERS).round().astype(int))
         shown_sites = [list(sites)[place] for place in few]
         for site in shown_sites:
-            table.add_column(site.rpartition(".")[2], justify="right", no_wrap=True)
+            table.add_column(site.rpartition(".")[2], justify="right")
         for index, (checkpoint, births) in enumerate(zip(self.checkpoints, self.births, strict=True)):
             layers = (f"{checkpoint.layers['overlap'][site]:.2f}" for site in shown_sites)
             numbers = (f"{checkpoint.overlap:.3f}", f"{checkpoint.fvu:.3f}")

@@ -82,7 +82,7 @@ class TranslationReport(Shown):
         table = Table(show_edge=False, pad_edge=False)
         table.add_column("from", no_wrap=True)
         for name in ("FVU", "explains beyond token", "ΔCE nats"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right")
         for name, row in {**self.codes, **{f"  {name}": row for name, row in self.baselines.items()}}.items():
             table.add_row(
                 name, f"{row.fvu:.4f}", *("" if x is None else f"{x:.4f}" for x in (row.explains, row.delta_ce))

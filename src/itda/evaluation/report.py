@@ -148,7 +148,7 @@ class Report(Shown):
         title = f"{self.atoms:,} atoms, {steps}, at {self.site} of {self.model}; {self.tokens:,} held-out tokens"
         rows = [(name, *map(_cell, asdict(scores).values())) for name, scores in self._rows().items()]
         lines = join([element("div", line) for line in self._lines()])
-        return str(join([table(title, ("reconstruction", *_COLUMNS), rows), lines]))
+        return str(join([table(title, ("rebuilt by", *_COLUMNS), rows), lines]))
 
     def _rows(self) -> dict[str, Scores]:
         rows = {"this dictionary": self.scores, **{f"  {name}": scores for name, scores in self.baselines.items()}}
@@ -158,9 +158,9 @@ class Report(Shown):
 
     def _scores_table(self) -> Table:
         table = Table(show_edge=False, pad_edge=False)
-        table.add_column("reconstruction", no_wrap=True)
-        for name in _COLUMNS:
-            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("rebuilt by")
+        for name in _COLUMNS:  # where there is little room, names are broken, and no number
+            table.add_column(name, justify="right", vertical="bottom")
         for name, scores in self._rows().items():
             values = list(asdict(scores).values())
             table.add_row(name, *(_cell(value) for value in values))

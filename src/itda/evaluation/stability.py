@@ -53,7 +53,7 @@ class Stability(Shown):
         table = Table(show_edge=False, pad_edge=False)
         table.add_column("what is another", no_wrap=True)
         for name in ("atoms kept", "energy kept", "by chance", "same atoms in the dictionary"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right")
         for name, kept in self.changes.items():
             values = (kept.atoms, kept.energy, kept.chance, kept.dictionary)
             table.add_row(Text(name), *("" if value is None else f"{value:.3f}" for value in values))

@@ -72,7 +72,7 @@ class Extremes(Shown):
         yield Text(f"1 is {self.largest:.4g}, {unit}")
         table = Table(show_edge=False, pad_edge=False)
         for name in ("times", "KL nats", "entropy", "perplexity"):
-            table.add_column(name, justify="right", no_wrap=True)
+            table.add_column(name, justify="right")
         for name in ("likelier", "unlikelier", "goes on with"):
             table.add_column(name, overflow="fold")
         for push_ in self.pushes:

@@ -77,7 +77,7 @@ class Sweep(Shown):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(show_edge=False, pad_edge=False)
         for name in ("site", "strength", "effect", "95 %", "KL nats", "entropy", "perplexity", ""):
-            table.add_column(name, justify="left" if name in ("site", "") else "right", no_wrap=True)
+            table.add_column(name, justify="left" if name in ("site", "") else "right")
         for point in self.points:
             ends = f"{point.interval[0]:+.3f} to {point.interval[1]:+.3f}"
             mark = "recommended" if point == self.recommended else ""
