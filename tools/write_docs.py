@@ -54,10 +54,10 @@ def readme(text: str) -> str:
     content = json.loads((RESULTS / "fidelity.json").read_text())
     note = (
         "\nHeld-out FVU (fraction of variance unexplained) / rise of the loss (cross-entropy) in nats, lower is\n"
-        f"better; {content['tokens']:,} tokens of the middle layer, 8 atoms for each of its D dimensions, K = 6 % of\n"
-        "D atoms a token. itda, its mixtures (of up to five activations) and random activations use K in the mean, the\n"
-        "others K for every token. Paper mode is the published rule at its best threshold; autoencoders went over the\n"
-        "tokens 40 to 160 times. Medians over three seeds; of random activations and autoencoders one.\n\n"
+        f"better; {content['tokens']:,} tokens of the middle layer, 8 atoms for each of its D dimensions, K = 6 %\n"
+        "of D atoms a token. itda, its mixtures (of up to five activations) and random activations use K in the\n"
+        "mean, the others K for every token. Paper mode is the published rule at its best threshold; autoencoders\n"
+        "went over the tokens 40 to 160 times. Medians over three seeds; random activations, autoencoders: one.\n\n"
     )
     return _between(text, "fidelity", note + markdown(fidelity_page.in_short(content["rows"])))
 
