@@ -276,3 +276,14 @@ def test_datasets_and_tokens_on_the_command_line(gpt2, stories, tmp_path, monkey
     for bad in ("?limit=x", "?rows=3", ""):
         with pytest.raises(OptionError):
             open_corpus(Path(f"hf://datasets/{'a/b' if bad else ''}{bad}"), "m", None, "text", "strict")
+
+
+def test_the_line_that_is_wrong_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "two"\n')
+    with pytest.raises(CorpusError, match=r"Line 3 of .*a.jsonl is not valid JSON"):
+        Corpus.from_files(tmp_path / "a.jsonl").ids  # noqa: B018
+    (tmp_path / "b.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}\n')
+    with pytest.raises(
+        CorpusError, match=r"Name the one with the text \(text_field=, --text-field\)\. Conversations are"
+    ):
+        Corpus.from_files(tmp_path / "b.jsonl").ids  # noqa: B018

@@ -13,6 +13,7 @@ from itda.errors import CorpusError, MissingExtraError, OptionError
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.zst", ".parquet")
 _ROWS_AT_ONCE = 1024  # of a Parquet file
+_NAME_IT = "Name the one with the text (text_field=, --text-field)."
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -69,7 +70,8 @@ def documents(files: Iterable[Path], how: Reading) -> Iterator[Any]:
             yield from _read(file, how)
         except UnicodeDecodeError as error:
             raise CorpusError(
-                f"{file} is not UTF-8 at byte {error.start}. Convert it, or read it with encoding_errors='replace'."
+                f"{file} is not UTF-8 at byte {error.start}. Convert it, or read it with encoding_errors='replace' "
+                "(--encoding-errors replace)."
             ) from error
         except (json.JSONDecodeError, RecursionError) as error:
             raise CorpusError(f"{file} is not valid JSON: {error}.") from error
@@ -127,7 +129,18 @@ def _read(file: Path, how: Reading) -> Iterator[str]:
         yield from _parquet(file, how)
     else:
         lines = _compressed_lines(file, how) if file.name.lower().endswith(".zst") else _lines(file, how)
-        yield from (_field(json.loads(line), how.text_field, file) for line in lines if line.strip())
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _field(_parsed(line, number, file), how.text_field, file)
+
+
+def _parsed(line: str, number: int, file: Path) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CorpusError(
+            f"Line {number} of {file} is not valid JSON: {error.msg} at character {error.pos}."
+        ) from error
 
 
 def _lines(file: Path, how: Reading) -> Iterator[str]:
@@ -159,7 +172,7 @@ def _parquet(file: Path, how: Reading) -> Iterator[Any]:
             if how.text_field not in columns:
                 raise CorpusError(
                     f"{file} has no column {how.text_field!r}; it has {', '.join(map(repr, sorted(columns)))}. "
-                    "Set text_field=."
+                    + _NAME_IT
                 )
             for block in table.iter_batches(_ROWS_AT_ONCE, columns=[how.text_field]):
                 yield from block.column(0).to_pylist()
@@ -172,5 +185,6 @@ def _field(item: Any, text_field: str, file: Path) -> Any:
         return item
     if text_field not in item:
         names = ", ".join(map(repr, sorted(item))) or "no fields"
-        raise CorpusError(f"A document of {file} has no field {text_field!r}; it has {names}. Set text_field=.")
+        chats = " Conversations are read with Corpus.from_chats (--role)." if "messages" in item else ""
+        raise CorpusError(f"A document of {file} has no field {text_field!r}; it has {names}. {_NAME_IT}{chats}")
     return item[text_field]
