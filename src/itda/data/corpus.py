@@ -173,8 +173,8 @@ class Corpus:
         if len(ids) < 2:
             raise CorpusError(
                 f"The corpus {self.name} has {len(ids)} document(s), so none can be held out. "
-                "Split it into more documents (split_on='\\n\\n', --split-on '\\n\\n', for a text of paragraphs), or hold "
-                "none out (--held-out 0)."
+                "Split it into more documents (split_on='\\n\\n', --split-on '\\n\\n', for a text of paragraphs), "
+                "or hold none out (--held-out 0)."
             )
         ranked = sorted(ids, key=lambda id_: hashlib.blake2b(f"{seed}:{id_}".encode(), digest_size=8).digest())
         count = min(len(ids) - 1, max(1, round(held_out * len(ids))))
