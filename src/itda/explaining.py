@@ -75,7 +75,7 @@ class ExplainedToken:
     """Why it was not decomposed: `special` or `sink`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation(Shown):
     """A text as atoms. Print it, or take `to_json()`."""
 

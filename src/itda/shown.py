@@ -29,6 +29,9 @@ class Shown(ABC):
         console.print(self)
         return console.export_html(inline_styles=True, code_format=_CELL)
 
+    def __repr__(self) -> str:
+        return str(self)  # dataclasses must leave it (repr=False): their own would be all numbers in one line
+
     def __str__(self) -> str:
         from rich.console import Console
 

@@ -41,7 +41,13 @@ def text(stories):
 
 
 def test_no_weights_are_loaded_here(folder):
-    assert all(parameter.is_meta for parameter in nnsight.load(folder).module.parameters())
+    assert all(parameter.is_meta for parameter in nnsight.load(folder, remote="local").module.parameters())
+
+
+def test_a_model_that_is_here_is_no_model_there(folder):
+    for name in (folder, "embedded"):
+        with pytest.raises(ModelError, match="NDIF knows models by their names"):
+            nnsight.load(name)
 
 
 @pytest.mark.parametrize("where", [False, "local"])

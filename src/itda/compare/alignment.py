@@ -31,7 +31,7 @@ class Nearest(NamedTuple):
     """float32 (A,)."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Alignment(Shown):
     """How alike two dictionaries are as directions."""
 

@@ -109,7 +109,7 @@ class AtomChanges:
         }
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Diff(Shown):
     """The answer of `compare.diff`."""
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Ends = tuple[float, float]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class LayerMatrix(Shown):
     """How alike all layers of some models are, by one measure."""
 
@@ -98,7 +98,7 @@ class LayerMatrix(Shown):
             yield table
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Matching(Shown):
     """How often a measure found the same layer in another model."""
 

@@ -30,7 +30,7 @@ _RESAMPLES = 1000
 Ends = tuple[float, float]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ModelMatrix(Shown):
     """How alike whole models are."""
 

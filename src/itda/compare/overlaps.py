@@ -33,7 +33,7 @@ Place = tuple[str, int]
 _ASKED = ("tokens", "window", "bos", "special_tokens", "sinks", "seed")  # of a capture: what decides its rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Overlap(Shown):
     """What two dictionaries share."""
 

@@ -65,7 +65,7 @@ class FollowedAtom:
         return {**facts, "source": self.source.to_dict()}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TrainingRun(Shown):
     """The answer of `compare.follow`."""
 

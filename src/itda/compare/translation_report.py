@@ -44,7 +44,7 @@ class Translated:
     """Rise of the other model's next-token loss with y^ in place, nats per token; None if it predicts none."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TranslationReport(Shown):
     """The answer of `measure_translation`."""
 

@@ -56,7 +56,7 @@ class Effect:
         return self.kl / self.kl_random if self.kl_random else (float("inf") if self.kl else 1.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Effects(Shown):
     """The answer of `ablate`, the strongest first."""
 

@@ -109,7 +109,7 @@ class Judged:
     """Balanced accuracy on tokens that use the atom and others of the same kind; 0.5 by guessing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Judgement(Shown):
     """The answer of `judge_atoms`."""
 

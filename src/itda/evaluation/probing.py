@@ -45,7 +45,7 @@ class Probed:
     """95 % interval of what the dictionary has over it, over the same drawn test texts; empty for itself."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProbeReport(Shown):
     """The answer of `probe`."""
 

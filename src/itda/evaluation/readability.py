@@ -53,7 +53,7 @@ class ReadAtom:
         return self.context - self.context_token
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Readability(Shown):
     """The answer of `read_atoms`."""
 

@@ -36,7 +36,7 @@ class Kept:
     """For another dictionary: the share of its atoms that are these."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Stability(Shown):
     """The answer of `compare_codes`."""
 

@@ -36,7 +36,7 @@ _TOGETHER = 1024
 _SHARDS = 8  # of a run on workers, if nobody says
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Plan(Shown):
     """What a run will cost."""
 

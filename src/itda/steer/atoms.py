@@ -39,7 +39,7 @@ class AtomShare:
     text: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class VectorExplanation(Shown):
     """A vector as a sum of atoms; str() of it is a table."""
 

@@ -47,7 +47,7 @@ class Push:
     """What the model goes on with after the prompt; empty without one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Extremes(Shown):
     """The answer of `push`; str() of it is a table."""
 

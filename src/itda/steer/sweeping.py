@@ -39,7 +39,7 @@ class Point:
     """On neutral text."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sweep(Shown):
     """The answer of `sweep`; str() of it is a table."""
 
