@@ -1,5 +1,6 @@
 """Work on many workers: real Ray, real processes, and results that do not depend on them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -377,7 +378,8 @@ def test_a_cluster_by_its_address(name, text, built, tmp_path):
         assert not found.returncode, found.stderr
     finally:
         for process in [*psutil.Process(head.pid).children(recursive=True), head]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended with another
+                process.kill()
         head.wait(30)
         link.unlink()
         link.parent.rmdir()
