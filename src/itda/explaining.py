@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +21,7 @@ from itda.html import MINUS, PLUS, element, join, table, visible
 from itda.models import tokenizing
 from itda.models.loading import Model, checked_model
 from itda.pursuit import Coding
-from itda.shown import Shown, printable
+from itda.shown import Quote, Shown, printable
 
 _SHOWN = 3  # atoms of a token on the terminal
 _CONTEXT = 34  # characters of an atom's text before its token on the terminal
@@ -131,10 +131,10 @@ class Explanation(Shown):
         table.add_column(heading, no_wrap=True, overflow="ellipsis", ratio=1)
         for token in self.tokens:
             missed = "" if token.unexplained is None else f"{token.unexplained:.0%}"
-            lines = [_line(piece) for piece in token.pieces[:_SHOWN]]
+            lines: list[Text | Quote] = [_line(piece) for piece in token.pieces[:_SHOWN]]
             if token.left_out:
                 lines = [Text(f"not decomposed ({token.left_out})", style="dim")]
-            table.add_row(Text(printable(token.token)), missed, Text("\n").join(lines))
+            table.add_row(Text(printable(token.token)), missed, Group(*lines))
         yield table
 
     def _repr_html_(self) -> str:
@@ -259,18 +259,16 @@ def _fragment(piece: Piece) -> Markup:
     return element("div", amount, f" {piece.atom} {piece.heads}", join(quotes, " | "))
 
 
-def _line(piece: Piece) -> Text:
+def _line(piece: Piece) -> Quote:
     """One atom on one line; the sign is also a colour, of a pair that colour-blind readers tell apart."""
     colour = "cyan" if piece.coefficient >= 0 else "yellow"
-    line = Text.assemble((f"{piece.coefficient:>+9.2f}", colour), (f" {piece.atom:>6}  ", "dim"))
-    line.append(piece.heads, "dim")
-    for number, (weight, source) in enumerate(piece.mixture):
-        line.append(f"{' | ' if number else ''}{weight:.0%} ", "dim").append(source.shortened(_CONTEXT // 2, 0))
+    head = Text.assemble((f"{piece.coefficient:>+9.2f}", colour), (f" {piece.atom:>6}  ", "dim"))
+    head.append(piece.heads, "dim")
     if piece.mixture:
-        return line
+        shares = (f"{weight:.0%} {source.shortened(_CONTEXT // 2, 0)}" for weight, source in piece.mixture)
+        return Quote("", tail=" | ".join(shares), head=head)
     if piece.by_example:
-        line.append("e.g. ", "dim")
+        head.append("e.g. ", "dim")
     if piece.source.document is None:
-        return line.append(piece.source.text)
-    before, token, after = piece.source.quoted(before=_CONTEXT)
-    return line.append(before).append(f"[{token}]", "bold").append(after)
+        return Quote(piece.source.text, head=head)
+    return Quote(*piece.source.quoted(before=_CONTEXT), head=head)

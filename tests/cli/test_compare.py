@@ -40,9 +40,11 @@ def test_layers(run):
 def test_a_file_that_cannot_be_written_is_refused_before_any_work(run, place, verb):
     """Not even the corpus is looked for."""
     (place / "a file").write_text("")
-    for out in (".", "a file/out.json"):
+    (place / "notes.json").write_text('{"mine": "not to be lost"}')
+    for out in (".", "a file/out.json", "notes.json"):
         printed = run("compare", verb, "model", "other", "--corpus", "nowhere.json", "--out", out, code=2)
         assert "nowhere" not in printed
+    assert "not to be lost" in (place / "notes.json").read_text()
 
 
 def test_a_measure_that_cannot_be_computed_says_why(run):

@@ -7,7 +7,7 @@ import torch
 
 import itda
 from itda import steer
-from itda.errors import CorpusError, FormatError, MismatchError, OptionError
+from itda.errors import CorpusError, FormatError, MismatchError, OptionError, OutputError
 from itda.models import tokenizing
 from support import tiny
 
@@ -130,6 +130,11 @@ def test_rules_are_kept_with_the_texts_of_their_atoms(dictionary, concept, tmp_p
         path.write_text(json.dumps({name: value for name, value in forged.items() if value is not None}))
         with pytest.raises(FormatError):
             steer.Rules.load(path, dictionary)
+    assert rules.save(path) == path
+    path.write_text("my notes")
+    with pytest.raises(OutputError, match="not written by this"):
+        rules.save(path)
+    assert path.read_text() == "my notes"
 
 
 def test_rules_of_another_dictionary_are_refused(gpt, dictionary, concept, tmp_path):

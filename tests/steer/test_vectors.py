@@ -132,6 +132,20 @@ def test_files_come_back_as_they_were(vector, tmp_path):
     assert back.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
+def test_only_a_vector_is_replaced_by_a_vector(vector, tmp_path):
+    path = vector.save(tmp_path / "v.safetensors")
+    assert vector.save(path) == path
+    weights = tmp_path / "model.safetensors"
+    for content in ({"w": torch.ones(3)}, b"notes", b"[" * 100):
+        weights.write_bytes(content) if isinstance(content, bytes) else save_file(content, weights)
+        before = weights.read_bytes()
+        with pytest.raises(OutputError, match="no steering vector of itda"):
+            vector.save(weights)
+        assert weights.read_bytes() == before
+    weights.write_bytes(b"")
+    vector.save(weights)
+
+
 def test_damaged_and_foreign_files_are_refused(vector, tmp_path):
     path = vector.save(tmp_path / "v.safetensors")
     content = path.read_bytes()

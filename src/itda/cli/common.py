@@ -61,8 +61,8 @@ Device = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Data type of the weights: float32, bfloat16, ..., 8bit, 4bit; by default float32 on the CPU, else the "
-        "model's own."
+        help="Data type of the weights: float32, bfloat16, ..., 8bit, 4bit; by default float32 on the CPU, else (and "
+        "with --device disk) the model's own."
     ),
 ]
 Attention = Annotated[str | None, typer.Option(help="transformers' attention implementation: eager, sdpa, ...")]
@@ -296,10 +296,13 @@ def novelty(build: "BuildRecord") -> str:
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Warnings as one line on stderr, without the line of code they came from."""
+    """Warnings as one line on stderr, once each, without the line of code they came from."""
+    said: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        typer.echo(f"itda: {message}", err=True)
+        if str(message) not in said:  # layers of a quantized model each have their own
+            typer.echo(f"itda: {message}", err=True)
+        said.add(str(message))
 
     with warnings.catch_warnings():
         warnings.showwarning = show

@@ -334,10 +334,10 @@ def diff(
 
 
 def _check(out: Path | None) -> None:
-    from itda.data.files import check_file
+    from itda.compare.known import check_place
 
     if out is not None:
-        check_file(out)
+        check_place(out)
 
 
 def _keep(out: Path | None, kind: str, facts: dict[str, Any]) -> None:

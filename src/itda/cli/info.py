@@ -28,7 +28,8 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
         common.print_json({**dictionary.facts(), **facts, "most_used": atoms})
         return
     from rich.table import Table
-    from rich.text import Text
+
+    from itda.shown import Quote
 
     build, provenance = dictionary.build, dictionary.provenance
     lines = [repr(dictionary)]
@@ -51,7 +52,7 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
     lines += [f"note        {note}" for note in build.notes]
     table = Table("uses", "atom", "text", show_edge=False, pad_edge=False, title="most used", title_justify="left")
     for atom in most_used:
-        table.add_row(f"{int(dictionary.usage_counts[atom]):,}", str(atom), Text(dictionary.describe(atom)))
+        table.add_row(f"{int(dictionary.usage_counts[atom]):,}", str(atom), Quote.of(dictionary.describe(atom)))
     if build.rows or dictionary.by_example:
         sample = "that sample" if build.rows else "the activations that the examples are taken from"
         common.print_rich("\n".join(lines), "", table, f"\n{never:,} atoms are never used on {sample}")

@@ -1,5 +1,6 @@
 """itda steer fit | apply | sweep | explain | export"""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,13 +69,11 @@ def fit(
     Example: `itda steer fit --dictionary runs/l2 --atom 17 --out atom.safetensors`
     """
     from itda import steer
-    from itda.data import files
     from itda.data.dictionary import Dictionary
     from itda.data.labelled import read_list, read_together
+    from itda.steer import storing, vector_files
 
-    if out.suffix != ".safetensors":
-        raise OptionError(f"A steering vector is written as .safetensors. Got {out.name!r}.")
-    files.check_file(out)
+    storing.check_place(out, vector_files.KIND)
     if dictionary is not None:
         if pairs or positive or negative or contrasts or model or sites or method != "mean" or read != "last":
             raise OptionError("A vector of atoms needs no model, texts or places. Give --dictionary and --atom alone.")
@@ -104,12 +103,13 @@ def fit(
         return
     norms = ", ".join(f"{name} (median norm {norm:.3g})" for name, norm in vector.norms.items())
     common.print_rich(f"{out}: a vector at {norms}")
+    print(f"Next: itda steer apply {shlex.quote(str(out))} --prompt TEXT")
 
 
 def apply(
     vector: VectorFile,
     prompt: Annotated[list[str], typer.Option(help="Text to go on with; may be given several times.")],
-    strength: Strength = 0.5,
+    strength: Strength = 0.3,
     op: Operator = "add",
     tokens: Tokens = "all",
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 40,
@@ -130,7 +130,7 @@ def apply(
 ) -> None:
     """Let the model go on with prompts, as it is and steered.
 
-    Example: `itda steer apply calm.safetensors --prompt "I have to say that" --strength 0.5`
+    Example: `itda steer apply calm.safetensors --prompt "I have to say that" --strength 0.3`
     """
     from itda import steer
 
@@ -235,7 +235,7 @@ def export(
 ) -> None:
     """Write a vector as a GGUF control vector, which llama.cpp and repeng read: scale 1 there is this strength here.
 
-    Example: `itda steer export calm.safetensors --out calm.gguf --strength 0.5`
+    Example: `itda steer export calm.safetensors --out calm.gguf --strength 0.3`
     """
     from itda import steer
 

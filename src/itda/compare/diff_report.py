@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -15,7 +15,7 @@ from itda.compare.known import known, write_json
 from itda.compare.outputs import Outputs, Place
 from itda.data.dictionary import Dictionary
 from itda.data.sources import Source
-from itda.shown import Shown, printable
+from itda.shown import Quote, Shown, printable
 
 Side = Literal["base", "tuned"]
 OWN = 0.25
@@ -195,9 +195,9 @@ class Diff(Shown):
                 yield Text(f"  {name}: {' '.join(repr(printable(word)) for word, _ in words[:8])}")
         yield Text("where they differ most", style="bold")
         for place in self.places[:_PLACES]:
-            line = Text(f"{place.difference:>8.3f}  ", no_wrap=True, overflow="ellipsis")
-            line.append(place.before[-60:]).append(f"[{place.token}]", "bold").append(place.after[:20])
-            yield line.append(f"  now {printable(place.likelier)!r}" if place.likelier else "")
+            now = f"{printable(place.likelier)!r}" if place.likelier else ""
+            head = Text(f"{place.difference:>8.3f}  {now:<12}  ")
+            yield Quote(place.before[-60:], place.token, place.after[:20], head=head)
 
 
 def _listed(table: AtomChanges, rate: float, margin: float, name: str) -> RenderResult:
@@ -215,9 +215,9 @@ def _listed(table: AtomChanges, rate: float, margin: float, name: str) -> Render
         shown.add_column(heading, justify="right")
     shown.add_column("what it is, and where it is used most", no_wrap=True, overflow="ellipsis", ratio=1)
     for atom in table.atoms[:LISTED]:
-        lines = Text.assemble((atom.source.shortened(50, 10), "bold"))
-        for before, token, after in atom.contexts[:2]:
-            lines.append(f"\n  {before[-50:]}[{token}]{after[:15]}", "dim")
+        used = [Quote(before[-50:], token, after[:15], head=Text("  "), style="dim")
+                for before, token, after in atom.contexts[:2]]  # fmt: skip
+        lines = Group(Quote.of(atom.source.shortened(50, 10)), *used)
         shown.add_row(
             str(atom.atom), "{:.2%} → {:.2%}".format(*atom.frequency), "{:.2f} → {:.2f}".format(*atom.size),
             _share(atom.shared) + (f", only {atom.only_in}" if atom.only_in else ""), f"{atom.distance:.1f}",

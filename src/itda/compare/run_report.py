@@ -13,7 +13,7 @@ from rich.text import Text
 from itda.compare.known import known, write_json
 from itda.data.dictionary import Dictionary
 from itda.data.sources import Source
-from itda.shown import Shown
+from itda.shown import Quote, Shown
 
 _RESAMPLES = 1000
 _SHOWN_LAYERS = 8
@@ -191,10 +191,8 @@ class TrainingRun(Shown):
                 yield Text(f"born at {name}: {len(born):,}", style="bold")
             for atom in born[:_A_BIRTH]:
                 low, high = ((*self.names, "never")[end] for end in atom.interval)
-                when = "" if low == high else f" ({low} to {high})"
-                line = Text(f"{atom.atom:>6}  ", no_wrap=True, overflow="ellipsis")
-                before, token, after = atom.source.quoted(60, 15)
-                yield line.append(before).append(f"[{token}]", "bold").append(after).append(when, "dim")
+                when = "" if low == high else f"({low} to {high})  "
+                yield Quote(*atom.source.quoted(60, 15), head=Text(f"{atom.atom:>6}  {when}"))
 
 
 def _birth_figures(before: Any, after: Any, others_before: Any, others_after: Any) -> dict[str, Any]:

@@ -77,6 +77,17 @@ def check_file(path: Path) -> None:
         raise refused(path, error) from error
 
 
+def check_ours(path: Path, kind: str) -> None:
+    """Refuse to replace a JSON file that does not say in its beginning that it is what will be written there.
+
+    Raises: OutputError.
+    """
+    check_file(path)
+    marked = f'"format": "itda.{kind}'.encode()
+    if path.is_file() and path.stat().st_size and marked not in read_bytes(path)[: 2 * len(marked) + 16]:
+        raise OutputError(f"{path} exists and was not written by this command. Choose another name, or remove it.")
+
+
 def write_folder(
     folder: str | Path,
     kind: str,

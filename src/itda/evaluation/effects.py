@@ -23,7 +23,7 @@ from itda.models.losses import divergence, likelier_words, next_token_loss, pred
 from itda.models.sites import Site
 from itda.options import seed_number, whole
 from itda.pursuit import Coding
-from itda.shown import Shown, printable
+from itda.shown import Quote, Shown, printable
 
 _WORDS = 5  # tokens that are shown of those it makes likelier
 
@@ -84,7 +84,7 @@ class Effects(Shown):
             numbers = (effect.kl, effect.kl_random, effect.kl_later, effect.delta_ce)
             table.add_row(
                 str(effect.atom), str(effect.tokens), *(f"{value:.4f}" for value in numbers), Text(words),
-                Text(effect.text),
+                Quote.of(effect.text),
             )  # fmt: skip
         yield table
         yield Text("KL at the tokens that use the atom; random: a random direction taken off as far.")

@@ -24,7 +24,7 @@ from itda.errors import ActivationError, FormatError, JudgeError, OptionError
 from itda.evaluation.examples import Examples, examples_of
 from itda.options import seconds, seed_number, whole
 from itda.pursuit import Coding, checked_coding
-from itda.shown import Shown
+from itda.shown import Quote, Shown
 
 _SHOWN = 5  # tokens that use the atom among those that are asked about, and as many that do not
 _ASK_AGAIN, _UNAVAILABLE = (408, 425, 429), 500
@@ -139,7 +139,7 @@ class Judgement(Shown):
         table.add_column("right", justify="right")
         table.add_column("what it is", no_wrap=True, overflow="ellipsis")
         for one in sorted(self.atoms, key=lambda one: -one.right):
-            table.add_row(str(one.atom), f"{one.right:.2f}", Text(one.text))
+            table.add_row(str(one.atom), f"{one.right:.2f}", Quote.of(one.text))
         yield table
 
 

@@ -207,8 +207,8 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1`, `auto` to spread it over what there is, or `disk` for a model larger than
             memory: its weights are read as they are needed, and a capture runs it layer by layer. By default the
             accelerator if there is one.
-        dtype: data type of the weights; by default float32 on the CPU and the model's own elsewhere. `8bit` and `4bit`
-            are those of bitsandbytes (extra `quantized`).
+        dtype: data type of the weights; by default float32 on the CPU, and the model's own elsewhere and with `disk`.
+            `8bit` and `4bit` are those of bitsandbytes (extra `quantized`).
         attention: transformers' attention implementation (`eager`, `sdpa`, ...).
         revision: of a name on the hub.
         quantization: a quantization configuration of transformers, in place of `8bit` and `4bit`.

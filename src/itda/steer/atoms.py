@@ -18,7 +18,7 @@ from itda.explaining import place_of
 from itda.models.loading import Model
 from itda.options import finite_number, one_of, whole
 from itda.pursuit import Coding, pursue
-from itda.shown import Shown
+from itda.shown import Quote, Shown
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.operators import unit
 from itda.steer.positions import Tokens, checked_tokens
@@ -59,7 +59,7 @@ class VectorExplanation(Shown):
             table.add_column(name, justify="right", no_wrap=True, min_width=len(name))
         table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
         for one in self.atoms:
-            table.add_row(f"{one.coefficient:+.3f}", f"{one.cosine:+.3f}", str(one.atom), Text(one.text))
+            table.add_row(f"{one.coefficient:+.3f}", f"{one.cosine:+.3f}", str(one.atom), Quote.of(one.text))
         yield table
 
 

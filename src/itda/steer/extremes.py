@@ -17,7 +17,7 @@ from itda.explaining import place_of
 from itda.models.loading import Model
 from itda.models.losses import likelier_words
 from itda.options import finite_number, whole
-from itda.shown import Shown
+from itda.shown import Quote, Shown
 from itda.steer.atoms import AtomEdit, coefficients
 from itda.steer.effects import NeutralText
 from itda.steer.generating import generate
@@ -67,7 +67,8 @@ class Extremes(Shown):
         return asdict(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(f"atom {self.atom} at {self.site}: {self.text}", style="bold", no_wrap=True, overflow="ellipsis")
+        yield Text(f"atom {self.atom} at {self.site}", style="bold")
+        yield Quote.of(self.text)
         unit = "the largest coefficient in these texts" if self.used else "the median norm: these texts do not use it"
         yield Text(f"1 is {self.largest:.4g}, {unit}")
         table = Table(show_edge=False, pad_edge=False)

@@ -193,6 +193,7 @@ class Rules:
             ],
             "rules": [str(rule) for rule in self.rules],
         }  # fmt: skip
+        files.check_ours(Path(path), "rules")
         files.write_text(Path(path), json.dumps(facts, indent=1, allow_nan=False) + "\n")
         return Path(path)
 

@@ -12,7 +12,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from itda.data import files
-from itda.errors import FormatError, OptionError
+from itda.errors import FormatError, OptionError, OutputError
 from itda.models.fingerprints import ModelRecord
 
 _VERSION = 1
@@ -38,22 +38,40 @@ class Stored(NamedTuple):
     model: ModelRecord | None
 
 
+def check_place(path: str | Path, kind: str) -> Path:
+    """Refuse a file that cannot be written, or that is something else (weights of a model, say).
+
+    Raises: OptionError for another ending than .safetensors; OutputError.
+    """
+    where, said = Path(path), kind.replace("_", " ")
+    if where.suffix != ".safetensors":
+        raise OptionError(f"A {said} is written as .safetensors. Got {where.name!r}.")
+    files.check_file(where)
+    if where.exists() and where.stat().st_size:
+        try:
+            with safe_open(where, framework="pt") as opened:
+                found = json.loads((opened.metadata() or {}).get("itda", "{}"))
+        except (SafetensorError, OSError, ValueError):
+            found = {}
+        if not isinstance(found, dict) or found.get("format") != f"itda.{kind}":
+            raise OutputError(f"{where} exists and is no {said} of itda. Choose another name, or remove it.")
+    return where
+
+
 def write(
     path: str | Path, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any], model: ModelRecord | None
 ) -> Path:
     """Write tensors and facts, whole or not at all; the same content gives the same bytes.
 
     Args:
-        path: ends in .safetensors.
+        path: ends in .safetensors; one of the same kind is replaced.
         kind: what it is, as in `steering_vector`.
         tensors: written as float32.
         facts: plain values.
         model: the one that it belongs to.
     Raises: OptionError for another ending; OutputError.
     """
-    where = Path(path)
-    if where.suffix != ".safetensors":
-        raise OptionError(f"A {kind.replace('_', ' ')} is written as .safetensors. Got {where.name!r}.")
+    where = check_place(path, kind)
     said = {"format": f"itda.{kind}", "version": _VERSION, "model": asdict(model) if model else None, **facts}
     # One key: the format keeps several in no order
     header = {"itda": json.dumps(files.to_plain(said), sort_keys=True, allow_nan=False)}

@@ -11,7 +11,8 @@ from itda.models.loading import Model, checked_model
 from itda.steer import storing
 from itda.steer.vectors import SteeringVector
 
-_KIND = "steering_vector"
+KIND = "steering_vector"
+"""How a file says what it holds."""
 
 
 def save(vector: SteeringVector, path: str | Path) -> Path:
@@ -20,7 +21,7 @@ def save(vector: SteeringVector, path: str | Path) -> Path:
     Raises: OptionError for another ending than .safetensors; OutputError.
     """
     facts = {"sites": list(vector.sites), "norms": dict(vector.norms), "facts": dict(vector.facts)}
-    return storing.write(path, _KIND, vector.directions, facts, vector.model)
+    return storing.write(path, KIND, vector.directions, facts, vector.model)
 
 
 def load(path: str | Path) -> SteeringVector:
@@ -28,7 +29,7 @@ def load(path: str | Path) -> SteeringVector:
 
     Raises: FormatError if the file is missing, damaged, of a newer version, or something else.
     """
-    found = storing.read(path, _KIND)
+    found = storing.read(path, KIND)
     with files.parsing(Path(path)):
         norms = {name: float(found.facts["norms"][name]) for name in found.facts["sites"]}
         directions = {name: found.tensors[name] for name in norms}
