@@ -256,7 +256,7 @@ class Dictionary:
         ranked = []
         for atom in range(len(self)):
             parts = [part.source for part in self.mixtures[atom]] if self.mixtures else [self.sources[atom]]
-            ranks = [rank for source in parts if (rank := _match(source, text, token)) is not None]
+            ranks = [rank for source in parts if (rank := source.rank(text, token)) is not None]
             if ranks:
                 ranked.append((min(ranks), -int(self.usage_counts[atom]), atom))
         return [self._found(atom, float(-uses)) for _, uses, atom in sorted(ranked)[:limit]]
@@ -391,17 +391,3 @@ class Dictionary:
         from itda import publishing  # the one import upwards: a card is made from a whole dictionary
 
         return publishing.push(self, repo_id, report=report, texts=texts, license=license, private=private, token=token)
-
-
-def _match(source: Source, text: str | None, token: str | None) -> int | None:
-    """Rank of an atom for a question, lower is better; None if it does not match."""
-    own = (source.token or "").strip()
-    if token is not None:
-        return 0 if own == token.strip() else None
-    assert text is not None
-    wanted = text.strip().lower()
-    if own.lower() == wanted:
-        return 0
-    if wanted in own.lower():
-        return 1
-    return 2 if wanted in source.text.lower() else None

@@ -82,6 +82,18 @@ class Source:
         shown = self.before[max(0, len(self.before) - before) :]
         return lead + printable(shown), printable(self.token or ""), printable(self.after[:after]) + tail
 
+    def rank(self, text: str | None, token: str | None) -> int | None:
+        """How well it answers who looks for a text, or for a token; lower is better, None where it does not."""
+        own = (self.token or "").strip()
+        if token is not None:
+            return 0 if own == token.strip() else None
+        wanted = (text or "").strip().lower()
+        if own.lower() == wanted:
+            return 0
+        if wanted in own.lower():
+            return 1
+        return 2 if wanted in self.text.lower() else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         names = ("row", "document", "char_start", "char_end", "token", "token_id", "token_index", "window_start")
