@@ -167,16 +167,17 @@ class Report(Shown):
         return table
 
     def _lines(self) -> list[str]:
-        ends = ", ".join(f"{name} {low:.4f} to {high:.4f}" for name, (low, high) in self.intervals.items())
+        called = dict(zip(asdict(self.scores), _COLUMNS, strict=True))
+        ends = ", ".join(f"{called[name]} {low:.4f} to {high:.4f}" for name, (low, high) in self.intervals.items())
         quantiles = ", ".join(f"{name} {value:.3f}" for name, value in self.unexplained.items())
-        shares = ", ".join(f"{name} {count:,}" for name, count in self.density.items() if count and name != "never")
+        shares = ", ".join(f"{count:,} in {name}" for name, count in self.density.items() if count and name != "never")
         lines = [
             f"95 % over documents: {ends}",
             f"unexplained share of a token: {quantiles}",
             f"L0 {self.l0:.1f}, cosine {self.cosine:.4f}, length {self.norm_ratio:.3f} of the activation's, "
             f"shrinkage {self.shrinkage:.3f}",
             f"atoms never used {self.atoms_never_used:,}, used in half of all codes {self.atoms_used_everywhere:,}; "
-            f"atoms by share of the codes: {shares}",
+            f"atoms by the share of codes they are in: {shares}",
         ]
         if self.loss is not None:
             if self.loss_zero == self.loss:
