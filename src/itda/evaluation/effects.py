@@ -87,7 +87,7 @@ class Effects(Shown):
                 Quote.of(effect.text),
             )  # fmt: skip
         yield table
-        yield Text("KL at tokens that use the atom, and later at those after; random: a random direction taken off as far.")
+        yield Text("KL at tokens that use the atom, later at those after; random: another direction taken off as far.")
 
 
 class _Window(NamedTuple):
