@@ -214,7 +214,9 @@ def read_manifest(folder: str | Path, kind: str) -> dict[str, Any]:
         raise FormatError(f"There is no folder {folder}. Check the path.")
     path = folder / MANIFEST
     if not path.exists():
-        raise FormatError(f"{folder} has no {MANIFEST}, so it is no itda {kind}. Check the path.")
+        held = sorted(str(one.parent) for one in folder.glob(f"*/{MANIFEST}"))
+        advice = f"It holds others: name one, as {held[0]}." if held else "Check the path."
+        raise FormatError(f"{folder} has no {MANIFEST}, so it is no itda {kind}. {advice}")
     content = read_bytes(path)
     try:
         manifest = json.loads(content)
