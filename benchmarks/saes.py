@@ -126,7 +126,7 @@ def train(
     made = inference(sae)
     if kind == "batchtopk":
         # Folding the scale of the rows into the weights (sae-lens 6.54) leaves the threshold where it was
-        made.threshold.div_(scale(rows))
+        made.threshold.data.div_(scale(rows))
     return TrainedSae(made, seconds, passes, rate)
 
 
