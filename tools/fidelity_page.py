@@ -10,6 +10,7 @@ EQUAL, EXACT = "{}, at an L0 of K", "{}, exactly K"
 BESIDE = {
     "default": EQUAL.format("budget"), "default, exactly K": EXACT.format("budget"),
     "mixture": EQUAL.format("mixture"), "mixture, exactly K": EXACT.format("mixture"),
+    "learned, exactly K": EXACT.format("learned"),
     "topk": "topk", "batchtopk": "batchtopk", "topk from data": "topk from data",
     "pursuit on topk": EQUAL.format("pursuit on topk"), "pursuit on topk, exactly K": EXACT.format("pursuit on topk"),
 }  # fmt: skip
@@ -106,6 +107,8 @@ def _ratios_to_saes(group: dict[str, Row]) -> Row:
         for own, other in ((ours, "topk"), (f"{ours}, exactly K", "topk"), (ours, "batchtopk")):
             both = BESIDE[own] in group and other in group
             found[f"{own} / {other}"] = _beside(group[BESIDE[own]], group[other]) if both else ""
+    nameless = "learned, exactly K"
+    found[f"{nameless} / topk"] = _beside(group[BESIDE[nameless]], group["topk"])
     on_topk = "pursuit on topk"
     for own in ("default", "default, exactly K"):
         other = BESIDE[own.replace("default", on_topk)]

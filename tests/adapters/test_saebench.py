@@ -72,6 +72,11 @@ def test_it_has_the_whole_contract(dictionary):
     codes = dictionary.encode(rows.reshape(10, 128))
     assert torch.equal(sae.encode(rows).reshape(10, -1), codes.to_dense(128))
     assert torch.allclose(sae(rows).reshape(10, -1), dictionary.decode(codes), atol=1e-5)
+    other = sae.W_dec.detach().flip(0)
+    with torch.no_grad():
+        sae.W_dec.copy_(other)
+    expected = dictionary.encode(rows.reshape(10, 128)).to_dense(128).flip(1)
+    assert torch.allclose(sae.encode(rows).reshape(10, -1), expected, atol=1e-4)
     small = sae.to(torch.bfloat16)
     assert small.dtype == torch.bfloat16
     assert small.encode(rows.bfloat16()).dtype == torch.bfloat16

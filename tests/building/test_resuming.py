@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import itda
+from itda.data import checkpoints
 from itda.data.build_records import library_versions
 from itda.data.checkpoints import Checkpoint, Saved
 from itda.errors import MismatchError, OptionError, OutputError
@@ -183,3 +184,19 @@ def test_seconds_between_checkpoints_are_seconds(every, tmp_path, model):
         itda.build(model, corpus, atoms=20, checkpoint=tmp_path / "checkpoint", every=every, progress=False)
     with pytest.raises(OptionError, match="every must be a number of seconds"):
         itda.capture(model, corpus, store=tmp_path / "store", every=every, progress=False)
+
+
+def test_steps_of_somebodys_training_are_no_states(tmp_path):
+    folder = tmp_path / "run.checkpoint"
+    (folder / "1000").mkdir(parents=True)
+    (folder / "1000" / "weights.bin").write_text("mine")
+    assert not checkpoints.is_begun(folder)
+    with checkpoints.Checkpoint(folder, {"a": 1}) as kept:
+        assert kept.load() is None
+        kept.save(checkpoints.Saved({"at": 1}, {"rows": {"rows": torch.ones(2)}}))
+        kept.save(checkpoints.Saved({"at": 2}, {"rows": {"rows": torch.ones(2)}}))
+        assert kept.load().facts == {"at": 2}
+    assert checkpoints.is_begun(folder)
+    checkpoints.remove(folder)
+    assert [path.name for path in folder.iterdir()] == ["1000"]
+    assert (folder / "1000" / "weights.bin").read_text() == "mine"

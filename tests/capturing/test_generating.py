@@ -62,3 +62,20 @@ def test_what_cannot_be_written(llama, minilm):
         itda.capture_generation(llama, PROMPTS, num_beams=4, progress=False)
     with pytest.raises(OptionError, match="new_tokens"):
         itda.capture_generation(llama, PROMPTS, new_tokens=0, progress=False)
+
+
+def test_what_the_model_is_set_to_is_not_what_is_read(llama):
+    expected = itda.capture_generation(llama, PROMPTS[:1], SITE, new_tokens=8, progress=False)
+    own = llama.module.generation_config
+    before = own.num_beams, own.return_dict_in_generate, own.prompt_lookup_num_tokens
+    own.num_beams, own.return_dict_in_generate = 3, True
+    try:
+        found = itda.capture_generation(llama, PROMPTS[:1], SITE, new_tokens=8, progress=False)
+        assert torch.equal(found.rows, expected.rows)
+        own.num_beams, own.return_dict_in_generate, own.prompt_lookup_num_tokens = 1, False, 3
+        with pytest.raises(OptionError, match="one token a pass"):
+            itda.capture_generation(llama, ["dog dog dog dog dog dog"], SITE, new_tokens=20, progress=False)
+    finally:
+        own.num_beams, own.return_dict_in_generate, own.prompt_lookup_num_tokens = before
+    with pytest.raises(OptionError, match="prompt_lookup_num_tokens is not for this"):
+        itda.capture_generation(llama, PROMPTS, SITE, prompt_lookup_num_tokens=3)

@@ -367,3 +367,16 @@ def test_pwcca_is_unchanged_by_any_map_of_the_second() -> None:
     a, b = related()
     mixed = b @ torch.randn(b.shape[1], b.shape[1], dtype=b.dtype)
     assert compare.similarity(a, mixed, "pwcca") == pytest.approx(compare.similarity(a, b, "pwcca"), abs=1e-5)
+
+
+def test_pieces_of_any_sizes_are_the_same_rows(monkeypatch):
+    first, second = related(4000)
+
+    class Cut(BareRows):
+        def blocks(self, size, *, first=0):
+            return super().blocks(177, first=first)
+
+    for measure in ("cka", "cca", "regression"):
+        expected = compare.similarity(first, second, measure)
+        assert compare.similarity(Cut(first), second, measure) == pytest.approx(expected, abs=1e-9)
+        assert compare.similarity(first, Cut(second), measure) == pytest.approx(expected, abs=1e-9)

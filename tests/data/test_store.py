@@ -266,3 +266,21 @@ def test_parts_that_do_not_belong_together_are_refused(model, corpus, tmp_path):
     for other, says in ((parts[1], "made at 'mlp_neurons.0'"), (parts[2], "as bfloat16")):
         with pytest.raises(MismatchError, match=says):
             JoinedActivations([parts[0], other])
+
+
+def test_prune_leaves_what_is_none_of_its_own(stored, tmp_path):
+    store = itda.Store(tmp_path / "store")
+    (store.folder / "notes").mkdir()
+    (store.folder / "notes" / "mine.txt").write_text("mine")
+    first(stored)
+    broken = stored[SITES[1]].folder / "itda.json"
+    broken.write_bytes(broken.read_bytes()[:-9])  # a capture that was complete
+    assert store.prune(incomplete=True) == []
+    assert [path for path, _ in store.prune(damaged=True)] == [broken.parent]
+    assert (store.folder / "notes" / "mine.txt").exists()
+    assert "notes" not in store.names()
+
+
+def test_a_store_that_was_stopped_as_it_began_begins_anew(tmp_path):
+    (tmp_path / ".itda.json.0-0-draft").write_text("{")
+    assert itda.Store(tmp_path, create=True).names() == []

@@ -248,3 +248,52 @@ def test_places_may_be_called_so_everywhere(model, tmp_path):
     assert vector.at(hook).sites == ("resid_post.1",)
     with pytest.raises(OptionError, match="each once"):
         itda.capture(model, texts, [hook, "resid_post.1"], progress=False)
+
+
+@pytest.mark.parametrize("how", ["in place", "wrapped"])
+def test_what_was_compiled_before_is_read_and_edited_too(how):
+    plain, module = tiny.module("Llama"), tiny.module("Llama")
+    used = module
+    if how == "wrapped":
+        used = torch.compile(module, backend="eager")
+    else:
+        module.compile(backend="eager")
+    run(used)
+    model, expected = itda.wrap(used, tiny.tokenizer()), itda.wrap(plain, tiny.tokenizer())
+    assert model.record == expected.record
+    place = model.site("resid_post.1")
+    assert torch.equal(read(model.module, IDS, [place])[place.name], read(plain, IDS, [place])[place.name])
+    with editing(plain, place, torch.zeros_like, IDS):
+        zeroed = run(plain).logits
+    with editing(model.module, place, torch.zeros_like, IDS):
+        assert torch.equal(run(used).logits, zeroed)
+    assert not torch.equal(run(used).logits, zeroed)
+
+
+class Adapter(torch.nn.Module):
+    """As PEFT puts one around a linear map."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer, self.in_features, self.out_features = base, base.in_features, base.out_features
+        self.lora_A = torch.nn.ModuleDict({"default": torch.nn.Linear(base.in_features, 2, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({"default": torch.nn.Linear(2, base.out_features, bias=False)})
+        torch.nn.init.zeros_(self.lora_B["default"].weight)
+
+    def forward(self, rows):
+        return self.base_layer(rows) + self.lora_B["default"](self.lora_A["default"](rows))
+
+
+def test_an_adapter_is_a_part_of_the_map_it_is_around():
+    plain, module = tiny.module("Llama"), tiny.module("Llama")
+    for layer in module.model.layers:
+        for part in (layer.self_attn, layer.mlp):
+            for name, child in list(part.named_children()):
+                if isinstance(child, torch.nn.Linear):
+                    setattr(part, name, Adapter(child))
+    sites, expected = list_sites(module), list_sites(plain)
+    assert [(site.name, site.width, site.module) for site in sites] == [
+        (site.name, site.width, site.module) for site in expected
+    ]
+    found, wanted = read(module, IDS, sites), read(plain, IDS, expected)
+    assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)

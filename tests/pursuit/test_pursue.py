@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import itda
 from itda.errors import ActivationError, BackendError, OptionError, ShapeError
 from itda.pursuit import Codes, Coding, blocks, prepare, pursue, rebuild, reference
 from support.signals import coherent, planted, unit
@@ -198,3 +199,18 @@ def test_products_that_nothing_would_use_are_refused():
     with pytest.raises(BackendError, match="those of float32"):
         pursue(torch.ones(2, 3), rounded, steps=1, backend="numba")
     assert pursue(torch.ones(2, 3), rounded, steps=1).route.endswith("first products in bfloat16")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_default_data_type_changes_nothing(dtype):
+    rows = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+    expected = itda.build_from_activations(rows, atoms=32, steps=3, progress=False)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        found = itda.build_from_activations(rows, atoms=32, steps=3, progress=False)
+        assert torch.equal(found.atoms, expected.atoms)
+        assert torch.equal(found.encode(rows).coefficients, expected.encode(rows).coefficients)
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(before)

@@ -36,7 +36,7 @@ def test_the_mean_difference(gpt, vector):
     expected = (positive - negative).mean(0)
     assert torch.allclose(vector.directions[SITE], expected / expected.norm(), atol=1e-6)
     assert vector.directions[SITE].norm() == pytest.approx(1)
-    unpaired = steer.SteeringVector.fit(gpt, [[a for a, _ in PAIRS], [PAIRS[0][1]]], [SITE], progress=False)
+    unpaired = steer.SteeringVector.fit(gpt, ([a for a, _ in PAIRS], [PAIRS[0][1]]), [SITE], progress=False)
     expected = positive.mean(0) - negative[0]
     assert torch.allclose(unpaired.directions[SITE], expected / expected.norm(), atol=1e-6)
 
@@ -205,3 +205,12 @@ def test_bad_input_is_refused(gpt):
         steer.SteeringVector.from_direction(gpt, SITE, torch.ones(3))
     with pytest.raises(OptionError, match="at least one"):
         steer.SteeringVector(directions={}, norms={}, model=None)
+
+
+def test_two_pairs_as_lists_are_two_pairs(gpt):
+    pairs = PAIRS[:2]
+    expected = steer.SteeringVector.fit(gpt, pairs, [SITE], progress=False)
+    found = steer.SteeringVector.fit(gpt, [list(pair) for pair in pairs], [SITE], progress=False)
+    assert torch.equal(found.directions[SITE], expected.directions[SITE])
+    with pytest.raises(OptionError, match="given as a tuple"):
+        steer.SteeringVector.fit(gpt, [["a", "b", "c"], ["d", "e", "f"]], [SITE], progress=False)

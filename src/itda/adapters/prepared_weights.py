@@ -7,15 +7,16 @@ from itda.pursuit import Prepared, prepare
 
 
 class PreparedWeights:
-    """The inner products of atoms, computed once for as long as the weights are where they are."""
+    """The inner products of atoms, computed once for as long as the weights are where and what they are."""
 
     def __init__(self) -> None:
-        self._of: tuple[int, torch.dtype] | None = None
+        self._of: tuple[int, torch.dtype, int] | None = None
         self._prepared: Prepared | None = None
 
     def of(self, weights: Tensor) -> Prepared:
         """What `prepare` makes of these weights (A, D), in float32 at norm 1."""
-        key = (weights.data_ptr(), weights.dtype)
+        # Tensors of inference mode do not count changes, and can hardly be changed
+        key = (weights.data_ptr(), weights.dtype, 0 if weights.is_inference() else weights._version)
         if self._prepared is None or self._of != key:
             weights = weights.detach()
             # Atoms have norm 1 already, unless they were rounded

@@ -24,6 +24,7 @@ from itda.data.token_means import TokenMeansAccumulator
 from itda.errors import ActivationError, OptionError, ShapeError
 from itda.progress import SILENT, Bar
 from itda.pursuit import Coding, Prepared, pursue
+from itda.pursuit.precision import by_default
 from itda.shapes import as_matrix
 
 State = dict[str, Tensor]
@@ -92,6 +93,7 @@ class Builder(ABC):
     @abstractmethod
     def _restore_own(self, state: State) -> None: ...
 
+    @by_default()
     def update(self, rows: Any, sources: Sources) -> None:
         """Take rows (n, D) with their sources.
 
@@ -102,6 +104,7 @@ class Builder(ABC):
             raise ShapeError(f"Every row needs its source. Got {len(matrix)} rows and {len(sources)} sources.")
         self._take(matrix.cpu(), sources)
 
+    @by_default()
     def finish(
         self, *, provenance: Provenance | None = None, documents: Collection[str] = (), bar: Bar = SILENT
     ) -> Dictionary:

@@ -21,10 +21,12 @@ from itda.models.loading import Model, checked_model
 from itda.options import whole
 from itda.shapes import finite
 
-_NOT_OURS = frozenset(
-    {"max_new_tokens", "max_length", "num_beams", "num_return_sequences", "return_dict_in_generate"}
+_ONE_BY_ONE = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
+_NOT_OURS = (
+    *_ONE_BY_ONE, "max_new_tokens", "max_length", "output_hidden_states", "assistant_model", "assistant_early_exit",
+    "prompt_lookup_num_tokens", "num_beam_groups", "penalty_alpha", "use_mtp",
 )  # fmt: skip
-"""Options of `generate` with which its answer is another one than is read here."""
+"""Options of `generate` with which it gives another answer, or another pass for each token, than is read here."""
 
 
 def capture_generation(
@@ -62,17 +64,12 @@ def capture_generation(
         raise CorpusError("There must be prompts, texts that are not empty, to go on from.")
     if model.remote or not hasattr(model.module, "generate") or not model.predicts:
         raise ModelError(f"{model.id!r} does not write text here, so there is nothing to read while it does.")
-    for name in (
-        "max_new_tokens",
-        "num_beams",
-        "num_return_sequences",
-        "return_dict_in_generate",
-        "output_hidden_states",
-    ):
-        if name in options:
-            raise OptionError(
-                f"{name} is not for this: one text is written for each prompt; say how long by new_tokens."
-            )
+    foreign = [name for name in _NOT_OURS if name in options]
+    if foreign:
+        raise OptionError(
+            f"{foreign[0]} is not for this: one text is written for each prompt, a token a pass; say how long by "
+            "new_tokens."
+        )
     place = model.site(site or model.middle_site)
     parts = []
     with progress_bars.bar("write", len(given), show=progress) as advance:
@@ -111,10 +108,17 @@ def _written(
     ids = torch.from_numpy(cut[0].token_ids)[None].to(model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with recording(model.module, [place]) as found, inference(model.module):
-        written = model.module.generate(**inputs, max_new_tokens=new_tokens, **_padding(model), **options)
+        written = model.module.generate(
+            **inputs, max_new_tokens=new_tokens, **_padding(model), **_ONE_BY_ONE, **options
+        )
     values = found[place.name]
     # With a cache each pass has the new token alone; without one, everything again
     rows = torch.cat([values[0][0], *(value[0, -1:] for value in values[1:])])
+    if len(rows) != written.shape[1] - 1:
+        raise OptionError(
+            f"{len(rows)} activations were seen while {written.shape[1] - 1} tokens were read: with these options, or "
+            "those of the model's own generation_config, the model does not write one token a pass."
+        )
     return (written[0].tolist(), ids.shape[1]), rows.float().cpu()
 
 

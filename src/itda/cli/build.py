@@ -12,6 +12,8 @@ from itda.errors import OptionError
 from itda.models.hook_names import to_site
 from itda.options import one_of
 
+_HELD_OUT, _DROP, _BATCH = 0.1, "drop", 32
+
 
 def build(
     out: common.Out,
@@ -77,7 +79,7 @@ def build(
     kept: Annotated[float | None, typer.Option(help="Share of neurons that an atom of snmf keeps.")] = None,
     held_out: Annotated[
         float, typer.Option(help="Share of the documents that is left for evaluation; 0 to build from all.")
-    ] = 0.1,
+    ] = _HELD_OUT,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
@@ -86,9 +88,9 @@ def build(
     window: common.WindowTokens = None,
     bos: common.Begin = None,
     role: common.Roles = None,
-    special_tokens: common.SpecialTokens = "drop",
-    sinks: common.Sinks = "drop",
-    batch_size: Annotated[int, typer.Option(help="Windows in one forward pass, with --no-canonical.")] = 32,
+    special_tokens: common.SpecialTokens = _DROP,
+    sinks: common.Sinks = _DROP,
+    batch_size: Annotated[int, typer.Option(help="Windows in one forward pass, with --no-canonical.")] = _BATCH,
     canonical: Annotated[
         bool,
         typer.Option(
@@ -156,6 +158,8 @@ def build(
         if exact or of_a_rule or stop_at is not None:
             coding = replace(coding, most=None, stop_at=stop_at)
         asked |= {"steps": None, "coding": replace(coding, nonnegative=not signed)}
+    if entry is not None and store is None:
+        raise OptionError("--entry is of a store. Give --store too.")
     spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)
     with common.plain_warnings():
         if store is not None:
@@ -164,14 +168,13 @@ def build(
                     "--store has activations of its own text. Leave out --corpus and --tokens, and name one --site."
                 )
             given = {
-                "--window": window,
-                "--bos": bos,
-                "--role": role or None,
-                "--device": device,
-                "--dtype": dtype,
-                "--tokenizer": tokenizer,
-            }
-            unused = [name for name, value in given.items() if value is not None]
+                "--window": window is not None, "--bos": bos is not None, "--role": bool(role),
+                "--device": device is not None, "--dtype": dtype is not None, "--tokenizer": tokenizer is not None,
+                "--attention": attention is not None, "--split-on": split_on is not None,
+                "--held-out": held_out != _HELD_OUT, "--special-tokens": special_tokens != _DROP,
+                "--sinks": sinks != _DROP, "--batch-size": batch_size != _BATCH, "--no-canonical": not canonical,
+            }  # fmt: skip
+            unused = [name for name, asked_for in given.items() if asked_for]
             if unused:
                 raise OptionError(f"--store has activations that were taken already. Leave out {', '.join(unused)}.")
             if shards is not None:

@@ -191,7 +191,8 @@ def translate(
     _check(report)
     with common.plain_warnings():
         dictionary, own = common.open_both(folder, model, device, dtype, attention)
-        text = common.open_corpus(corpus, own.id, split_on, text_field, encoding_errors)
+        text = common.open_corpus(corpus, own.id, split_on, text_field, encoding_errors,
+                                  chats=common.is_of_chats(dictionary))  # fmt: skip
         second = common.open_model(other, device, dtype, attention)
         there = compare.transplant(dictionary, second, text, site)
         if out is not None:
@@ -272,13 +273,14 @@ def checkpoints(
     if plot is not None:
         figures.check(plot)
     _check(out)
-    text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors)
     with common.plain_warnings():
         if len(set(models)) < len(models):
             raise OptionError("A checkpoint is given twice. Name each once, in the order of the run.")
         short = [Path(name).name for name in models]
         names = short if len(set(short)) == len(models) else models
         dictionary = None if folder is None else Dictionary.from_pretrained(folder)
+        text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors,
+                                  chats=dictionary is not None and common.is_of_chats(dictionary))  # fmt: skip
         found = compare.follow(
             dict(zip(names, models, strict=True)), text, site=site, dictionary=dictionary, atoms=atoms, steps=steps,
             tokens=tokens, ablated=ablated, seed=seed,

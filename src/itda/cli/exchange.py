@@ -111,7 +111,7 @@ def export(
             author=str(author),
         )  # fmt: skip
         opened = common.open_model(model or dictionary.model_id)
-        text = common.open_corpus(corpus, opened.id, None, "text", "strict")
+        text = common.open_corpus(corpus, opened.id, None, "text", "strict", chats=common.is_of_chats(dictionary))
         with common.plain_warnings():
             records = prepare(dictionary, opened, text, tokens=tokens)
         where = neuronpedia.export(dictionary, records, out, release)

@@ -38,7 +38,8 @@ def extend(
     check_free(out, "dictionary", overwrite=overwrite)
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
+        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors,
+                                   chats=common.is_of_chats(dictionary))  # fmt: skip
         found = extended(dictionary, loaded, texts, atoms=atoms, tokens=tokens, seed=seed, check_model=not any_model)
     found.save_pretrained(out, overwrite=overwrite)
     if json:

@@ -48,7 +48,8 @@ def push(
         dictionary, report = Dictionary.from_pretrained(str(folder)), None
         if corpus is not None:
             opened = common.open_model(model or dictionary.model_id, device, dtype)
-            text = common.open_corpus(corpus, opened.id, split_on, text_field, encoding_errors)
+            text = common.open_corpus(corpus, opened.id, split_on, text_field, encoding_errors,
+                                      chats=common.is_of_chats(dictionary))  # fmt: skip
             report = evaluate(dictionary, opened, text, tokens=tokens, site=site)
         address = publishing.push(
             dictionary, repository, report=report, texts=cast("Any", texts), license=license, private=private

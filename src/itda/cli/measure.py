@@ -186,7 +186,8 @@ def ablate(
 
     with common.plain_warnings():
         dictionary, loaded = common.open_both(folder, model, device, dtype, attention, tokenizer)
-        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors)
+        texts = common.open_corpus(corpus, loaded.id, split_on, text_field, encoding_errors,
+                                   chats=common.is_of_chats(dictionary))  # fmt: skip
         report = evaluation.ablate(
             dictionary, loaded, texts, atoms=atom, count=count, tokens=tokens, steps=steps, site=site, seed=seed,
             check_model=not any_model,
@@ -202,7 +203,8 @@ def _held_out(
     from itda.evaluation import held_out_of
 
     dictionary, model = common.open_both(folder, *load)
-    texts, _ = held_out_of(dictionary, common.open_corpus(corpus, model.id, *reading))
+    text = common.open_corpus(corpus, model.id, *reading, chats=common.is_of_chats(dictionary))
+    texts, _ = held_out_of(dictionary, text)
     return dictionary, capture_like(dictionary, model, texts, tokens=tokens, seed=seed)
 
 

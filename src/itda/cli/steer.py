@@ -23,9 +23,9 @@ Tokens = Annotated[
     str,
     typer.Option(help="all, prompt, generation, last; a place as 3 or -1, several as 0,2, or a range as 5: or 2:9."),
 ]
-Strength = Annotated[
-    float, typer.Option(help="1 adds as much as activations there are usually long, times the vector's own length.")
-]
+_STRENGTH = "1 adds as much as activations there are usually long, times the vector's own length."
+_DEFAULT_STRENGTH = 0.3
+Strength = Annotated[float, typer.Option(help=_STRENGTH)]
 
 
 def fit(
@@ -79,6 +79,7 @@ def fit(
             raise OptionError("A vector of atoms needs no model, texts or places. Give --dictionary and --atom alone.")
         vector = steer.SteeringVector.from_atoms(Dictionary.from_pretrained(str(dictionary)), _weights(atom))
     else:
+        _check_texts(method, pairs, positive, negative, contrasts, read, atom)
         if model is None:
             raise OptionError("Which model? Name it first, as in itda steer fit gpt2 --pairs pairs.jsonl.")
         opened = common.open_model(model, device, dtype, attention, tokenizer)
@@ -92,7 +93,7 @@ def fit(
             if pairs is not None:
                 texts = read_together(pairs, ("positive", "negative"), encoding_errors=encoding_errors)
             elif positive is not None and negative is not None:
-                texts = [read_list(side, encoding_errors=encoding_errors) for side in (positive, negative)]
+                texts = tuple(read_list(side, encoding_errors=encoding_errors) for side in (positive, negative))
             else:
                 raise OptionError("Fitted to what? Give --pairs FILE, or --positive FILE and --negative FILE.")
             vector = steer.SteeringVector.fit(opened, texts, sites, method=method, read=_place(read))  # type: ignore[arg-type]
@@ -106,10 +107,30 @@ def fit(
     print(f"Next: itda steer apply {shlex.quote(str(out))} --prompt TEXT")
 
 
+def _check_texts(
+    method: str, pairs: Path | None, positive: Path | None, negative: Path | None, contrasts: Path | None, read: str,
+    atom: list[str] | None,
+) -> None:  # fmt: skip
+    """Refuse what would be given for nothing."""
+    of_sides, attributed = bool(positive or negative), method == "attribution"
+    unused = {
+        "--atom": bool(atom),
+        "--contrasts": bool(contrasts) and not attributed,
+        "--pairs": bool(pairs) and (attributed or of_sides),
+        "--positive": of_sides and attributed,
+        "--read": attributed and read != "last",
+    }
+    if names := [name for name, is_unused in unused.items() if is_unused]:
+        raise OptionError(
+            f"{names[0]} is not for this. A vector is of --pairs, of --positive and --negative, of --contrasts with "
+            "--method attribution, or of --dictionary with --atom: give one of these."
+        )
+
+
 def apply(
     vector: VectorFile,
     prompt: Annotated[list[str], typer.Option(help="Text to go on with; may be given several times.")],
-    strength: Strength = 0.3,
+    strength: Annotated[float | None, typer.Option(help=f"{_STRENGTH} By default {_DEFAULT_STRENGTH}.")] = None,
     op: Operator = "add",
     tokens: Tokens = "all",
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to generate.")] = 40,
@@ -134,6 +155,11 @@ def apply(
     """
     from itda import steer
 
+    if kl is not None and strength is not None:
+        raise OptionError("--kl finds the strength. Give --kl or --strength.")
+    if kl is None and neutral is not None:
+        raise OptionError("--neutral is text for --kl. Give that too, or leave --neutral out.")
+    strength = _DEFAULT_STRENGTH if strength is None else strength
     given, opened = _open(vector, model, device, dtype, attention, tokenizer)
     where = _tokens(tokens)
     with common.plain_warnings():

@@ -91,7 +91,7 @@ def view(
         exporting.check_export(export, overwrite=overwrite)
     opener = _Opener(
         lambda name: common.open_model(name, device, dtype, attention, tokenizer),
-        lambda name: _text(corpus, name, split_on, text_field, encoding_errors),
+        lambda name, chats: _text(corpus, name, split_on, text_field, encoding_errors, chats=chats),
         {"tokens": tokens, "effects": effects}, {"site": site, "seed": seed, "check_model": not any_model}, model,
         corpus is not None,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def report(
 
     opener = _Opener(
         lambda name: common.open_model(name, device, dtype, attention, tokenizer),
-        lambda name: _text(corpus, name, split_on, text_field, encoding_errors),
+        lambda name, chats: _text(corpus, name, split_on, text_field, encoding_errors, chats=chats),
         {"tokens": tokens, "effects": effects}, {"site": site, "seed": seed, "check_model": not any_model}, model,
         corpus is not None,
     )  # fmt: skip
@@ -155,8 +155,8 @@ class _Opener:
     """How dictionaries, models and text are opened, when they are first needed; a model once, however many need it."""
 
     load: "Callable[[str], Model]"
-    text: Callable[[str], Any]
-    """The corpus that was named, if one was, for a model of some name."""
+    text: Callable[[str, bool], Any]
+    """The corpus that was named, if one was, for a model of some name; of conversations or not."""
     asked: dict[str, Any]
     """What to prepare, None where nothing was asked for."""
     options: dict[str, Any]
@@ -197,7 +197,7 @@ class _Opener:
             wanted = {name: value for name, value in self.asked.items() if value is not None}
             with common.plain_warnings():
                 dictionary, model = self.both(folder)
-                text = self.text(model.id) if model else None
+                text = self.text(model.id, common.is_of_chats(dictionary)) if model else None
                 options = {"tokens": _TOKENS, "effects": _EFFECTS, **wanted, **self.options}
                 records = prepare(dictionary, model, text, name=folder.name, **options)
             records.save(folder)
@@ -211,8 +211,8 @@ class _Opener:
             return True
         if not self.has_text:
             return False
-        _, model = self.both(folder)
-        text = self.text(model.id) if model else None
+        dictionary, model = self.both(folder)
+        text = self.text(model.id, common.is_of_chats(dictionary)) if model else None
         return bool(text is not None and made.get("corpus") != text.fingerprint)
 
     def ask(self, book: "Book") -> Any:
@@ -231,11 +231,13 @@ class _Opener:
         return WhatIf(dictionary, model, site=self.options["site"], check_model=self.options["check_model"])
 
 
-def _text(path: Path | None, model: str, split_on: str | None, text_field: str, encoding_errors: str) -> Any:
+def _text(
+    path: Path | None, model: str, split_on: str | None, text_field: str, encoding_errors: str, *, chats: bool
+) -> Any:
     """The corpus that was named; else the embedded one for the embedded model, and none for others."""
     if path is None and model != common.EMBEDDED:
         return None
-    return common.open_corpus(path, model, split_on, text_field, encoding_errors)
+    return common.open_corpus(path, model, split_on, text_field, encoding_errors, chats=chats)
 
 
 def _check_extra() -> None:

@@ -1,6 +1,7 @@
 """Measures that follow from sums over rows: linear CKA, the CCA family, Procrustes, linear regression."""
 
 import math
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
@@ -12,6 +13,9 @@ from itda.errors import ShapeError
 _PENALTIES = torch.logspace(-6, 1, 8, dtype=torch.float64)  # in units of the mean variance of a direction
 _VARIANCE = 0.99  # of SVCCA
 _COMPONENTS = 20  # of SVCCA with a fixed number
+
+_Piece = tuple[int, Tensor]
+"""Rows (n, D), and the fold they are of."""
 
 
 class _Cross:
@@ -42,6 +46,21 @@ class _Cross:
         return other
 
 
+def _in_step(first: Iterator[_Piece], second: Iterator[_Piece]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Pieces of two representations of as many rows, cut where either is cut: a store is, at the ends of shards."""
+    others = (piece for piece in second if len(piece[1]))
+    there = torch.empty(0, 0)
+    for fold, here in first:
+        while len(here):
+            if not len(there):
+                _, there = next(others)
+            count = min(len(here), len(there))
+            yield fold, here[:count], there[:count]
+            here, there = here[count:], there[count:]
+    for _ in others:  # to its end, where it has gathered what else is asked of it
+        raise ShapeError("Both representations must be of the same rows.")
+
+
 class Pair:
     """Two representations of the same N rows, in the same order.
 
@@ -68,7 +87,7 @@ class Pair:
         if self._twin:
             return [fold.swapped for fold in self._twin._folds]
         found: list[_Cross] = []
-        for (fold, first), (_, second) in zip(self.first.blocks(), self.second.blocks(), strict=True):
+        for fold, first, second in _in_step(self.first.blocks(), self.second.blocks()):
             if fold == len(found):
                 found.append(_Cross(first.shape[1], second.shape[1]))
             found[fold].add(first, second)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Level = Literal["tokens", "characters"]
 Place = tuple[str, int]
 """Document id, and the number of a token in it or the character at which the token ends."""
-_ASKED = ("tokens", "window", "bos", "special_tokens", "sinks", "seed")  # of a capture: what decides its rows
+_ASKED = ("tokens", "window", "bos", "roles", "special_tokens", "sinks", "seed")  # of a capture: what decides its rows
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

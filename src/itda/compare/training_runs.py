@@ -171,11 +171,12 @@ def _shared(dictionary: Dictionary, model: Model, corpus: Corpus) -> float:
     """Overlap of a dictionary with one that is built in the same way from the same text in another checkpoint."""
     assert dictionary.provenance is not None
     asked = dictionary.provenance.capture
-    options = {name: asked[name] for name in ("window", "bos", "special_tokens", "sinks", "seed") if name in asked}
+    alike = ("window", "bos", "roles", "special_tokens", "sinks", "seed")
+    options = {name: asked[name] for name in alike if name in asked}
     text = corpus.without(set(corpus.ids).difference(dictionary.documents))
     rows = capture_at_most(asked["tokens"], model, text, dictionary.site, progress=False, **options)
-    alike = {"method": dictionary.build.method, "coding": dictionary.coding.asked, **dictionary.build.options}
-    own = build_from_activations(rows, progress=False, **{**alike, "atoms": len(dictionary)})
+    as_built = {"method": dictionary.build.method, "coding": dictionary.coding.asked, **dictionary.build.options}
+    own = build_from_activations(rows, progress=False, **{**as_built, "atoms": len(dictionary)})
     # A sink more or less is another number of rows; nothing else differs
     return overlap(own, dictionary, anyway=True).adjusted
 

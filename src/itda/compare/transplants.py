@@ -171,7 +171,9 @@ def _carried(dictionary: Dictionary, model: Model, corpus: Corpus, site: str) ->
 
 def _sample(named: Provenance, model: Model, corpus: Corpus, site: str, tokens: int, progress: bool) -> Activations:
     """Activations of the other model on the documents of the dictionary, as its own were captured."""
-    options = {name: named.capture[name] for name in ("special_tokens", "sinks", "seed") if name in named.capture}
+    options = {
+        name: named.capture[name] for name in ("roles", "special_tokens", "sinks", "seed") if name in named.capture
+    }
     if model.record.tokenizer == named.model.tokenizer:
         options |= {"window": window_length(model, named.capture), "bos": named.capture.get("bos")}
     asked = named.capture.get("tokens")

@@ -117,7 +117,7 @@ class Checkpoint:
         self._safe = time.monotonic()
 
     def _numbers(self) -> list[int]:
-        return [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir()]
+        return [int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and _is_ours(path)]
 
     def _interrupt(self, _: int, __: FrameType | None) -> None:
         if self._interrupted:
@@ -148,7 +148,7 @@ def remove(folder: Path) -> None:
     with locks.held(folder):
         pass
     for path in folder.iterdir():
-        if _OURS.fullmatch(path.name):
+        if _is_ours(path):
             with suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     with suppress(OSError):  # something else is in it
@@ -157,7 +157,12 @@ def remove(folder: Path) -> None:
 
 def is_begun(folder: Path) -> bool:
     """Whether a run has left anything there to go on from."""
-    return folder.is_dir() and any(_OURS.fullmatch(path.name) for path in folder.iterdir())
+    return folder.is_dir() and any(_is_ours(path) and path.name != locks.LOCK for path in folder.iterdir())
+
+
+def _is_ours(path: Path) -> bool:
+    """By its name; a number may as well be that of a step of somebody's training."""
+    return bool(_OURS.fullmatch(path.name)) and (not path.name.isdigit() or (path / files.MANIFEST).is_file())
 
 
 def _differences(there: Any, here: Any, name: str = "") -> list[str]:

@@ -17,6 +17,13 @@ import psutil
 
 from itda.errors import OutputError
 
+_DRAFT = "draft"
+
+
+def is_draft(path: Path) -> bool:
+    """Whether a file was to take the place of another, and has not."""
+    return path.name.startswith(".") and path.name.endswith(f"-{_DRAFT}")
+
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
@@ -24,7 +31,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
     Raises: OutputError for whatever the file system refuses.
     """
-    draft = path.with_name(f".{path.name}.draft")
+    draft = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{_DRAFT}")
+    _remove_lost_drafts(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
@@ -103,7 +111,8 @@ def _remove_lost_drafts(folder: Path) -> None:
         host, _, rest = path.name.removeprefix(f".{folder.name}.").partition("-")
         process = rest.partition("-")[0]
         if host == _host() and process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                path.unlink() if is_draft(path) else shutil.rmtree(path)
 
 
 def flush(folder: Path) -> None:

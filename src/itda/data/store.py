@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from itda.data import files, locks, shards
-from itda.data.drafts import refused
+from itda.data.drafts import is_draft, refused
 from itda.data.entries import DamagedEntry, StoredActivations
 from itda.data.entry_writing import TAIL, EntryWriter
 from itda.data.joined import JoinedActivations
@@ -31,6 +31,7 @@ from itda.options import one_of
 _KIND = "store"
 _HIDDEN, _SURVEY = ".hidden-", ".survey-"
 _DIGITS = 12  # of the fingerprint, in the name of an entry
+_ENTRY = re.compile(rf"[A-Za-z0-9_].*-[0-9a-f]{{{_DIGITS}}}")
 
 
 class Store:
@@ -45,7 +46,7 @@ class Store:
         Raises: FormatError if there is none; OutputError if it cannot be made.
         """
         self.folder = Path(folder)
-        if create and (not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir()))):
+        if create and _is_free(self.folder):
             files.write_manifest(self.folder, _KIND, {})
         files.read_manifest(self.folder, _KIND)
 
@@ -53,8 +54,8 @@ class Store:
         return f"Store({str(self.folder)!r}, {len(self.names())} entries)"
 
     def names(self) -> list[str]:
-        """The entries there are, whatever their state."""
-        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        """The entries there are, whatever their state. Other folders are none of ours."""
+        return sorted(path.name for path in self.folder.iterdir() if path.is_dir() and _ENTRY.fullmatch(path.name))
 
     def listed(self, names: Sequence[str] | None = None) -> list[StoredActivations | DamagedEntry]:
         """All entries, those that cannot be read too; or those whose names begin with one of `names`.
@@ -159,7 +160,8 @@ class Store:
             with locks.held(entry.folder):
                 whole = bool(names) and not damaged and not incomplete
                 unreadable = damaged and isinstance(entry, DamagedEntry)
-                if whole or unreadable or (incomplete and not entry.complete):
+                never_ended = incomplete and isinstance(entry, StoredActivations) and not entry.complete
+                if whole or unreadable or never_ended:
                     removed.append(entry.folder)
                     continue
                 removed += _left_over(entry)
@@ -174,6 +176,11 @@ class Store:
             except OSError as error:
                 raise refused(path, error) from error
         return sizes
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a store may begin there: there is nothing but, at most, what one left that was stopped while it began."""
+    return not folder.exists() or (folder.is_dir() and all(is_draft(path) for path in folder.iterdir()))
 
 
 def fingerprint(asked: Provenance, dtype: str) -> str:

@@ -72,7 +72,7 @@ def read(module: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str, 
 
     handles = [_attach(module, site, keep) for site in sites]
     try:
-        with inference(module):
+        with inference(module), _uncompiled():
             module(**inputs, **_without_cache(module))
     except _Enough:
         pass
@@ -95,7 +95,8 @@ def recording(module: nn.Module, sites: Sequence[Site]) -> Iterator[dict[str, li
 
     handles = [_attach(module, site, keep) for site in sites]
     try:
-        yield found
+        with _uncompiled():
+            yield found
     finally:
         for handle in handles:
             handle.remove()
@@ -111,9 +112,20 @@ def editing(module: nn.Module, site: Site, change: Callable[[Tensor], Tensor], i
 
     handle = _attach(module, site, replace)
     try:
-        yield
+        with _uncompiled():
+            yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """What torch.compile made of a model before has none of the hooks that are attached now, so it is not used."""
+    if not hasattr(torch.compiler, "set_stance"):  # before torch 2.6
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def _attach(module: nn.Module, site: Site, use: Callable[[Site, Tensor], Tensor | None]) -> Any:

@@ -276,6 +276,7 @@ def wrap(module: Any, tokenizer: Any, *, id: str | None = None) -> Model:
     """
     if not isinstance(module, nn.Module) or not hasattr(module, "config"):
         raise ModelError(f"wrap needs a transformers model. Got {type(module).__name__} instead.")
+    module = getattr(module, "_orig_mod", module)  # what torch.compile has wrapped
     check_kind(module)
     name = id or getattr(module.config, "_name_or_path", "") or type(module).__name__
     return Model(module, fast(tokenizer), name)

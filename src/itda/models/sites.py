@@ -182,10 +182,12 @@ def _last_projection(
     layer: nn.Module, width: int, *, inside: str | None = None, outside: str | None = None
 ) -> tuple[str, int] | None:
     """Path and input width of the last linear map of a layer that leads back to the residual stream."""
-    found = None
+    found, within = None, "."
     for name, item in layer.named_modules():
         parent = name.partition(".")[0]
-        widths = _widths(item)
+        widths = None if name.startswith(within) else _widths(item)
+        if widths:  # what is inside of it, as of an adapter (PEFT), is a part of this map
+            within = f"{name}."
         wanted = parent == inside if inside else parent != outside
         if wanted and widths and widths[1] == width and "cross" not in name.lower():
             found = (name, widths[0])

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -129,9 +129,16 @@ def batch(model: Model, parts: Sequence[TokenWindow], *, length: int | None, sid
         ids[row, place] = torch.from_numpy(window.token_ids)
         mask[row, place] = 1
     inputs = {"input_ids": ids, "attention_mask": mask}
-    if side == "left" and "position_ids" in inspect.signature(model.module.forward).parameters:
+    if side == "left" and "position_ids" in _arguments(model):
         inputs["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0) + model.first_position
     return {name: tensor.to(model.device) for name, tensor in inputs.items()}
+
+
+def _arguments(model: Model) -> set[str]:
+    """What the model can be told; adapters (PEFT) pass on what they do not name."""
+    module: Any = model.module
+    own = module.get_base_model() if hasattr(module, "get_base_model") else module
+    return set(inspect.signature(own.forward).parameters)
 
 
 def canonical_batch(

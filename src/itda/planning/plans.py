@@ -11,6 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from itda.building.request import default_atoms
 from itda.errors import OptionError
 from itda.models.tokenizing import CANONICAL_BATCH
 from itda.options import whole
@@ -18,7 +19,7 @@ from itda.planning import costs
 from itda.planning.costs import CONSTANTS
 from itda.planning.machines import Machine, machine
 from itda.planning.models import ModelSize
-from itda.pursuit import default_steps
+from itda.pursuit import Coding, default_steps
 from itda.shown import Shown
 
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn": 1}
@@ -121,7 +122,7 @@ def plan(
     Args:
         model: a name or folder, or a config.json; no weights are read.
         tokens: how many rows.
-        atoms: 8 times the width by default.
+        atoms: as a build has them by default: 8 times the width, at most a quarter of the rows.
         steps: of the pursuit; as a build has them by default.
         layer: whose output is decomposed; the middle one by default.
         window: tokens that are read at once; as a capture has them by default.
@@ -162,10 +163,10 @@ def plan(
     whole("window", window)
     if window > of.positions:
         raise OptionError(f"{of.name} takes at most {of.positions:,} tokens at once. Got window={window:,}.")
-    atoms = 8 * of.width if atoms is None else atoms
     steps = default_steps(of.width) if steps is None else steps
-    whole("atoms", atoms)
     whole("steps", steps)
+    atoms = default_atoms(of.width, tokens, Coding(steps=steps)) if atoms is None else atoms
+    whole("atoms", atoms)
     if not steps <= atoms <= tokens:
         raise OptionError(f"atoms must be from {steps} (steps) to {tokens:,} (tokens). Got atoms={atoms:,}.")
     notes = []

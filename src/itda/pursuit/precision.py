@@ -11,13 +11,25 @@ _EXACT = ("none", "ieee")
 
 @contextmanager
 def plain_float32(device: torch.device) -> Iterator[None]:
-    """No autocast, no TF32 or bfloat16 in float32 products, no gradients, and no inference mode.
+    """No autocast, TF32 or bfloat16 in float32 products, no other default data type, no gradients, no inference mode.
 
     A pursuit may run inside a forward pass under autocast, or in a process that trades precision for speed.
     Buffers that were made in inference mode could not be used outside of it.
     """
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False), _exact():
+    uncast = torch.autocast(device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), uncast, _exact(), by_default():
         yield
+
+
+@contextmanager
+def by_default() -> Iterator[None]:
+    """Tensors are float32 where nothing else is said, though a process may load its models as bfloat16 by default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

@@ -75,7 +75,8 @@ class SteeringVector:
 
         Args:
             model: the model to be steered.
-            pairs: (positive, negative) texts; of `mean` also two lists of texts, which need not be as many.
+            pairs: a list of (positive, negative) texts; or a tuple of two lists of texts, which for `mean` need not
+                be as many.
             sites: where; the middle layer by default.
             method: `mean`, `pca`, `pca_centred` or `logistic`; see `itda.steer.directions`.
             read: the row of a text: `last` token, `mean` over its tokens, or a place; of `mean` also `tokens`, all of
@@ -335,7 +336,7 @@ def _sides(pairs: Any, method: str) -> tuple[list[str], list[str]]:
     """Positive and negative texts."""
     if isinstance(pairs, Mapping | str) or not isinstance(pairs, Sequence) or not pairs:
         raise OptionError("pairs must be a list of (positive, negative) texts. Got " + type(pairs).__name__ + ".")
-    if len(pairs) == 2 and all(isinstance(side, list) for side in pairs):
+    if isinstance(pairs, tuple) and len(pairs) == 2 and all(isinstance(side, list) for side in pairs):
         positive, negative = pairs
         if len(positive) != len(negative) and method not in UNPAIRED:
             raise OptionError(
@@ -344,7 +345,9 @@ def _sides(pairs: Any, method: str) -> tuple[list[str], list[str]]:
             )
         return list(positive), list(negative)
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
-        raise OptionError("Each of pairs must be two texts, (positive, negative).")
+        raise OptionError(
+            "Each of pairs must be two texts, (positive, negative). Two lists of texts are given as a tuple."
+        )
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 

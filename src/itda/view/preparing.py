@@ -1,5 +1,6 @@
 """Dictionary + model + text -> the records that its pages are made of."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
@@ -30,6 +31,12 @@ _NEAREST = 12
 _LENS = 10
 _ATOMS_AT_ONCE = 4096
 _OWN_TEXT = "the texts that its atoms come from"
+
+
+_NO_EFFECTS = (
+    "No effect of atoms on predictions was measured, and no fidelity: for both there must be text that the dictionary "
+    "was not built from. Give a corpus with such documents."
+)
 
 
 class _Read(NamedTuple):
@@ -94,6 +101,8 @@ def prepare(
         "asked": {"corpus": text.fingerprint if text else None, "tokens": tokens, "effects": effects},
     }  # fmt: skip
     left_out: dict[str, Any] = {}
+    if effects and model is not None and model.predicts and read.held_out is None:
+        warnings.warn(_NO_EFFECTS, stacklevel=2)
     if model is not None and read.held_out is not None:
         report = evaluate(
             dictionary, model, read.held_out, tokens=held_out_tokens, site=site, seed=seed, check_model=False,
