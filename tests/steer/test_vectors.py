@@ -188,7 +188,7 @@ def test_bad_input_is_refused(gpt):
     with pytest.raises(CorpusError, match="empty"):
         fit([("a", " ")])
     with pytest.raises(OptionError, match="3 and 2"):
-        fit([["a", "b", "c"], ["d", "e"]], method="pca")
+        fit((["a", "b", "c"], ["d", "e"]), method="pca")
     with pytest.raises(OptionError, match="no direction between"):
         fit([("the same", "the same")])
     with pytest.raises(OptionError, match="method must be one of"):
