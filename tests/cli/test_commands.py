@@ -212,7 +212,7 @@ def test_build_says_what_it_did(run, place):
         (["explain", "d", ""], "not empty"),
         (["encode", "d", "--corpus", "texts.json", "--out", "d"], "d exists"),
         (["info", "texts.json"], "There is no folder"),
-        (["info", "."], "It holds others: name one, as d"),
+        (["info", "."], "It holds others: name one, as"),
         (["sites", "texts.json"], "cannot be loaded"),
         (["explain", "d", "queen", "--svg", "texts.txt"], "texts.txt exists"),
         (["demo", "--out", "model", "--overwrite"], "not written by itda demo"),
