@@ -57,7 +57,7 @@ def readme(text: str) -> str:
         f"better; {content['tokens']:,} tokens of the middle layer, 8 atoms for each of its D dimensions, K = 6 %\n"
         "of D atoms a token. itda, its mixtures (of up to five activations) and random activations use K in the\n"
         "mean, the others K for every token. Paper mode is the published rule at its best threshold; autoencoders\n"
-        "went over the tokens 40 to 160 times. Medians over three seeds; random activations, autoencoders: one.\n\n"
+        "went over the tokens 80 to 320 times. Medians over three seeds; random activations, autoencoders: one.\n\n"
     )
     return _between(text, "fidelity", note + markdown(fidelity_page.in_short(content["rows"])))
 
