@@ -24,7 +24,7 @@ from itda.shapes import finite
 _ONE_BY_ONE = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
 _NOT_OURS = (
     *_ONE_BY_ONE, "max_new_tokens", "max_length", "output_hidden_states", "assistant_model", "assistant_early_exit",
-    "prompt_lookup_num_tokens", "num_beam_groups", "penalty_alpha", "use_mtp",
+    "prompt_lookup_num_tokens", "num_beam_groups", "penalty_alpha",
 )  # fmt: skip
 """Options of `generate` with which it gives another answer, or another pass for each token, than is read here."""
 

@@ -31,8 +31,6 @@ _NEAREST = 12
 _LENS = 10
 _ATOMS_AT_ONCE = 4096
 _OWN_TEXT = "the texts that its atoms come from"
-
-
 _NO_EFFECTS = (
     "No effect of atoms on predictions was measured, and no fidelity: for both there must be text that the dictionary "
     "was not built from. Give a corpus with such documents."
