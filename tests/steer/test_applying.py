@@ -8,6 +8,7 @@ from itda import steer
 from itda.errors import CorpusError, MismatchError, OptionError, SiteError
 from itda.models import tokenizing
 from itda.steer.operators import OPERATORS
+from itda.steer.positions import prompts_end
 from support import tiny
 
 SITE = "resid_post.1"
@@ -68,6 +69,48 @@ def test_cached_generation_is_a_full_pass(gpt, tokens):
     assert torch.equal(answers[0].sequences, answers[1].sequences)
     for cached, full in zip(answers[0].logits, answers[1].logits, strict=True):
         assert torch.allclose(cached, full, atol=1e-4)
+
+
+def generated(model, inputs, **options):
+    return model.module.generate(
+        **inputs, max_new_tokens=7, do_sample=False, pad_token_id=0, eos_token_id=299,
+        return_dict_in_generate=True, output_scores=True, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("tokens", SELECTORS, ids=str)
+def test_beams_are_steered_as_what_they_became(gpt, tokens):
+    """Each beam's score is what reading it whole gives, though beams changed places while it was generated."""
+    inputs = inputs_of(gpt, TEXTS[::2], side="left")
+    if isinstance(tokens, steer.After):  # a token that some beams have and others do not
+        plain = generated(gpt, inputs, num_beams=4, num_return_sequences=4).sequences[:, inputs["input_ids"].shape[1] :]
+        tokens = steer.After(int(plain.flatten().mode().values))
+    vector, sequences = vector_of(gpt), []
+    with vector.apply(gpt, 6.0, tokens=tokens):
+        for cache in (True, False):
+            found = generated(gpt, inputs, num_beams=4, num_return_sequences=4, use_cache=cache)
+            sequences.append((found.sequences, found.sequences_scores))
+    assert torch.equal(sequences[0][0], sequences[1][0])
+    assert torch.allclose(sequences[0][1], sequences[1][1], atol=1e-4)
+    texts, start = sequences[0][0], inputs["input_ids"].shape[1]
+    mask = torch.cat([inputs["attention_mask"].repeat_interleave(4, 0), torch.ones_like(texts[:, start:])], 1)
+    lengths = inputs["attention_mask"].sum(1).repeat_interleave(4).tolist()
+    with vector.apply(gpt, 6.0, tokens=tokens), prompts_end(lengths):
+        logits = logits_of(
+            gpt, {"input_ids": texts, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(0)}
+        )
+    chosen = logits.log_softmax(2)[:, start - 1 : -1].gather(2, texts[:, start:, None]).sum((1, 2)) / 7
+    assert torch.allclose(chosen, sequences[0][1], atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", SELECTORS, ids=str)
+def test_a_cache_of_fixed_size_says_what_is_padding(gpt, tokens):
+    inputs = inputs_of(gpt, TEXTS, side="left")
+    with vector_of(gpt).apply(gpt, 6.0, tokens=tokens):
+        found = [generated(gpt, inputs, cache_implementation=kind) for kind in ("dynamic", "static")]
+    assert torch.equal(found[0].sequences, found[1].sequences)
+    for growing, fixed in zip(found[0].scores, found[1].scores, strict=True):
+        assert torch.allclose(growing, fixed, atol=1e-4)
 
 
 def test_generated_tokens_are_steered_one_by_one(gpt):
@@ -313,3 +356,6 @@ def test_generation_of_several_answers_and_of_too_many_tokens(gpt):
         steer.generate(gpt, "a", return_dict_in_generate=True)
     with pytest.raises(OptionError, match="SteeringVector"):
         steer.generate(gpt, "a", 3)
+    inputs = inputs_of(gpt, ["the good king"])
+    with pytest.raises(OptionError, match="cache_implementation"), vector_of(gpt).apply(gpt):
+        gpt.module(input_ids=inputs["input_ids"], attention_mask=object())

@@ -77,6 +77,20 @@ def test_generation_keeps_what_was_decided_for_the_prompt(gpt, vector, trained):
         assert one.text == alone[0].text == whole[0].text
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_how_a_text_is_generated_does_not_change_what_is_decided(gpt, vector, trained, beams):
+    texts = ["old queen 3 and many more", "3 4!"]
+    parts = [tokenizing.windows(gpt, [text], length=48)[0][0] for text in texts]
+    inputs = tokenizing.batch(gpt, parts, length=None, side="left")
+    how = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams, "pad_token_id": 0, "eos_token_id": 299}
+    found = []
+    with vector.apply(gpt, 6.0, when=trained):
+        for one in ({}, {"use_cache": False}, {"cache_implementation": "static"}):
+            found.append(gpt.module.generate(**inputs, **how, **one))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_a_controller_in_a_file_is_the_same(gpt, trained, tmp_path):
     path = trained.save(tmp_path / "controller.safetensors")
     again = controller.Controller.load(path)

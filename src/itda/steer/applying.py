@@ -95,6 +95,8 @@ def steering(
             raise OptionError("A gate of whole texts reads prompts as tokens: call the model with input_ids.")
         inputs = {name: given[name] for name in _READ if given.get(name) is not None}
         mask = stream.prompt
+        if "attention_mask" in inputs:
+            inputs["attention_mask"] = stream.mask.long()
         specials = torch.from_numpy(tokenizing.special_ids(model)).to(mask.device)
         special = torch.isin(inputs["input_ids"], specials) & mask
         with aside():

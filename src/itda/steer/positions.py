@@ -1,10 +1,12 @@
 """Which tokens are steered: by name or range, in padded batches, with and without a key-value cache.
 
 A model is called once for a prompt and once for each token that is generated; the mask says what is padding, and how
-long the text before a call was. All of it is read off the calls themselves, so `generate` needs no wrapper.
+long the text before a call was. All of it is read off the calls themselves, so `generate` needs no wrapper. Beams of
+one prompt may change places between calls: all that is kept of a prompt is the same for each of its beams, and what
+is kept of generated tokens changes places with them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -68,6 +70,8 @@ class Stream:
         self._prompt: Tensor | None = None
         self._prompt_mask: Tensor | None = None
         self._calls: list[Tensor] = []  # ids of this text, call by call
+        self._cache: Any = None
+        self._release: Callable[[], None] | None = None
 
     def take(self, arguments: dict[str, Any]) -> bool:
         """Read off the arguments of a call where it is; whether it reads new prompts."""
@@ -77,15 +81,17 @@ class Stream:
             raise OptionError("A steered model is called with input_ids= or inputs_embeds= by name.")
         now = ids if ids is not None else shape[..., 0]
         length = shape.shape[1]
-        given = arguments.get("attention_mask")
-        self._mask = given if given is not None and given.ndim == 2 else None
-        whole = length + _cached(arguments.get("past_key_values")) if self._mask is None else self._mask.shape[1]
+        cache = arguments.get("past_key_values")
+        self._mask = _read_mask(arguments.get("attention_mask"), length + _cached(cache))
+        whole = length + _cached(cache) if self._mask is None else self._mask.shape[1]
         self._before = whole - length
         self.inputs = {"input_ids": now}
         if self._before:  # behind a cache: more of the same text
             self._calls.append(now)
             return False
-        without_cache = arguments.get("past_key_values") is None
+        self.release()
+        self._cache = cache
+        without_cache = cache is None
         begins = not (without_cache and self._goes_on(now))
         if begins:
             self._prompt, self._prompt_mask, self._told = now, self._mask, _prompt_lengths.get()
@@ -97,7 +103,13 @@ class Stream:
         last = self._last
         if last is None or len(last) != len(now) or last.shape[1] + 1 != now.shape[1]:
             return False
-        return torch.equal(now[:, :-1], last)
+        if torch.equal(now[:, :-1], last):
+            return True
+        assert self._prompt is not None
+        if not torch.equal(now[:, : self._prompt.shape[1]], self._prompt):
+            return False
+        earlier = set(map(tuple, last.tolist()))  # beams go on from any of the last ones
+        return all(tuple(row) in earlier for row in now[:, :-1].tolist())
 
     @property
     def mask(self) -> Tensor:
@@ -162,10 +174,29 @@ class Stream:
         return torch.nonzero(self.chosen(tokens))[:, 0].cpu()
 
     def _behind(self, token: int) -> Tensor:
+        if self._release is None and hasattr(self._cache, "reorder_cache"):
+            self._release = self._reordering(self._cache)
         seen = torch.cat(self._calls, 1)
         marks = (seen == token).long().cumsum(1)
         earlier = torch.cat([torch.zeros_like(marks[:, :1]), marks[:, :-1]], 1) > 0
         return earlier[:, -self.inputs["input_ids"].shape[1] :]
+
+    def _reordering(self, cache: Any) -> Callable[[], None]:
+        """Let what was generated change places when the texts of a cache do; what ends that."""
+        own = cache.reorder_cache
+
+        def reorder(order: Tensor) -> Any:
+            self._calls = [ids[order.to(ids.device)] for ids in self._calls]
+            return own(order)
+
+        cache.reorder_cache = reorder
+        return lambda: setattr(cache, "reorder_cache", own)
+
+    def release(self) -> None:
+        """Leave the cache as it was found."""
+        if self._release is not None:
+            self._release()
+        self._cache = self._release = None
 
 
 def _from_start(place: int | None, lengths: Tensor) -> int | Tensor | None:
@@ -176,6 +207,28 @@ def _from_start(place: int | None, lengths: Tensor) -> int | Tensor | None:
 def _cached(cache: Any) -> int:
     length = getattr(cache, "get_seq_length", None)
     return int(length()) if length is not None else 0
+
+
+def _read_mask(mask: Any, tokens: int) -> Tensor | None:
+    """What is no padding of all tokens so far, (B, tokens), or None if nothing is said about it.
+
+    With a cache of a fixed size `generate` gives what each token attends to (B, 1, T, places of the cache), for each
+    kind of layer: the last token attends to all that is no padding.
+
+    Raises: OptionError for another mask.
+    """
+    if isinstance(mask, Mapping):
+        mask = mask.get("full_attention", mask)
+    if mask is None or (isinstance(mask, Tensor) and mask.ndim == 2):
+        return mask
+    if isinstance(mask, Tensor) and mask.ndim == 4:
+        attended = mask[:, 0, -1, :tokens]
+        return attended if attended.dtype == torch.bool else attended >= 0
+    raise OptionError(
+        f"Steering reads padding off an attention mask (B, T), or off what each token attends to. Got "
+        f"{type(mask).__name__}: generate without cache_implementation=, or load the model with "
+        'attn_implementation="sdpa".'
+    )
 
 
 @contextmanager
@@ -213,3 +266,4 @@ def following(module: nn.Module, begins: Callable[[Stream, dict[str, Any]], None
         yield stream
     finally:
         handle.remove()
+        stream.release()
