@@ -90,6 +90,20 @@ def test_saving_a_model_does_not_make_it_another(tmp_path):
     assert before.is_same_model(model.record)
 
 
+def test_tokens_for_padding_change_neither_model_nor_tokenizer(saved):
+    before = load_model(saved).record
+    module, tokenizer = tiny.module("GPT-2"), tiny.tokenizer()
+    module.config.pad_token_id = module.config.eos_token_id = 1
+    module.config.num_labels = 3
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    before.check_same(wrap(module, tokenizer).record, "This dictionary")
+    tokenizer.add_tokens(["king"])
+    with pytest.raises(MismatchError, match="another tokenizer"):
+        before.check_same(wrap(module, tokenizer).record, "This dictionary")
+    module.config.layer_norm_epsilon = 0.5
+    assert not before.is_same_model(wrap(module, tokenizer).record)
+
+
 def test_float16_is_the_same_model_by_its_files(saved):
     assert load_model(saved).record.is_same_model(load_model(saved, dtype="float16").record)
 

@@ -27,9 +27,14 @@ _VOLATILE = frozenset(
         "_name_or_path",
         "architectures",  # written into a configuration when its model is saved
         "attn_implementation",
+        "bos_token_id",  # these are for generation and batches, and set by whoever runs the model
         "dtype",
+        "eos_token_id",
+        "id2label",
+        "label2id",
         "output_attentions",
         "output_hidden_states",
+        "pad_token_id",
         "quantization_config",
         "return_dict",
         "torch_dtype",
@@ -119,14 +124,17 @@ def _short(record: ModelRecord) -> str:
 
 
 def config_hash(config: Any) -> str:
-    """Hash of a transformers configuration, less what says how the model is run."""
+    """Hash of a transformers configuration, less what says how the model is run.
+
+    What all configurations have by default is left out: a release of transformers with more of that changes no model.
+    """
 
     def lasting(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: lasting(item) for key, item in value.items() if key not in _VOLATILE}
         return [lasting(item) for item in value] if isinstance(value, list | tuple) else value
 
-    return _hash(json.dumps(lasting(config.to_dict()), sort_keys=True, default=str).encode())
+    return _hash(json.dumps(lasting(config.to_diff_dict()), sort_keys=True, default=str).encode())
 
 
 def files_hash(folder: Path) -> str | None:
@@ -164,8 +172,17 @@ def parameters_hash(module: nn.Module) -> str | None:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash of a fast tokenizer's rules and vocabulary, less the padding and truncation of its last call."""
+    """Hash of a fast tokenizer's rules and vocabulary.
+
+    Less the padding and truncation of its last call, and less a token for padding that was added to its vocabulary:
+    no text is cut otherwise for these.
+    """
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocabulary = rules["model"].get("vocab", {})
+    own = set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
+    rules["added_tokens"] = [
+        token for token in rules["added_tokens"] if token["content"] != tokenizer.pad_token or token["content"] in own
+    ]
     return _hash(json.dumps({**rules, "padding": None, "truncation": None}, sort_keys=True).encode())
 
 
