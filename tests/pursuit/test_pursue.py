@@ -1,5 +1,9 @@
 """Every backend meets the plain definitions and known answers."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -214,3 +218,40 @@ def test_another_default_data_type_changes_nothing(dtype):
         assert torch.get_default_dtype() == dtype
     finally:
         torch.set_default_dtype(before)
+
+
+FORKED = """
+import multiprocessing, sys, torch, itda
+from itda.errors import BackendError
+
+rows = torch.randn(3000, 32, generator=torch.Generator().manual_seed(0))
+atoms = torch.nn.functional.normalize(rows[:200], dim=1)
+prepared = itda.pursuit.prepare(atoms)
+
+def work(threads):
+    torch.set_num_threads(threads)
+    found = []
+    for given in (atoms, prepared):
+        try:
+            codes = itda.pursuit.pursue(rows, given, steps=4)
+            found.append((codes.route, float(codes.unexplained.mean())))
+        except BackendError as error:
+            found.append(str(error))
+    return found
+
+torch.set_num_threads(2)
+whole = itda.pursuit.pursue(rows, prepared, steps=4)
+assert whole.route.startswith("numba")
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    refused, done = pool.map_async(work, [2, 1], chunksize=1).get(timeout=100)
+assert all("spawn" in message for message in refused), refused
+mean = float(whole.unexplained.mean())
+assert all(route.startswith("torch") and abs(found - mean) < 1e-5 for route, found in done), done
+again = itda.pursuit.pursue(rows, prepared, steps=4)
+assert again.route.startswith("numba")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no fork here")
+def test_a_forked_process_does_not_wait_for_threads_that_are_gone():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=200)

@@ -42,8 +42,9 @@ def prepare(atoms: Any, *, memory: Any = None, products: str = "float32") -> Pre
         products: precision of the products of rows and atoms on a GPU: `float32`, or, faster and less
             exact, `tf32`, `bfloat16` or `float16`. On a CPU codes are those of float32 at full speed.
     Returns: what `pursue` takes in place of atoms; it can grow.
-    Raises: ShapeError, ActivationError, OptionError.
+    Raises: ShapeError, ActivationError, OptionError, BackendError.
     """
+    backends.check_threads()
     matrix = unit_rows(as_matrix(atoms, "atoms", "A, D"))
     with plain_float32(matrix.device):
         prepared = Prepared(matrix, memory=memory, products=products)

@@ -2,8 +2,11 @@
 
 import importlib.util
 import os
+import sys
 from functools import cache
 from typing import Literal, get_args
+
+import torch
 
 from itda.errors import BackendError, OptionError
 from itda.pursuit.codes import Coding
@@ -19,11 +22,44 @@ _KEPT = {
 }
 
 
+_threads_are_gone = False
+
+
+def _look_at_threads() -> None:
+    """In a process that was forked: whether its parent had started the kernel's threads.
+
+    They are not there any more, and OpenMP ends a process that asks for them (numba) or lets it wait for ever (torch).
+    """
+    global _threads_are_gone
+    try:
+        _threads_are_gone = "numba" in sys.modules and sys.modules["numba"].threading_layer() == "omp"
+    except ValueError:  # it has not been used
+        _threads_are_gone = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_look_at_threads)
+
+
+def check_threads() -> None:
+    """Refuse to begin what would never end.
+
+    Raises: BackendError in a process that was forked off after a pursuit, unless torch has one thread there.
+    """
+    if _threads_are_gone and torch.get_num_threads() > 1:
+        raise BackendError(
+            "This process was forked from one that has computed codes, and has none of its threads: it would wait for "
+            'them for ever. Start it with multiprocessing.get_context("spawn"), or call torch.set_num_threads(1) '
+            "in it first."
+        )
+
+
 def choose(backend: str, prepared: Prepared, coding: Coding) -> str:
     """The backend that will run; left to us, the compiled one of the device where it can, and torch elsewhere.
 
     Raises: OptionError for an unknown name; BackendError if the one that was named cannot run.
     """
+    check_threads()
     if backend not in get_args(Backend):
         raise OptionError(f"backend must be one of {', '.join(get_args(Backend))}. Got {backend!r} instead.")
     if prepared.products != "float32" and coding.method != "mp":
@@ -59,6 +95,8 @@ def _triton_is_installed() -> bool:
 def _not_numba(prepared: Prepared, _: Coding) -> str:
     if prepared.device.type != "cpu":
         return f"it needs the CPU, and these atoms are on {prepared.device}"
+    if _threads_are_gone:
+        return "this process was forked from one that has used it, and has none of its threads"
     if prepared.products != "float32":
         return f"its codes are those of float32, and these atoms were prepared with products={prepared.products!r}"
     if prepared.kind != "int16":

@@ -45,8 +45,10 @@ from itda.pursuit.numba_loops import (
 )
 from itda.pursuit.numba_search import NEGLIGIBLE, ROUNDED_OFF, best_of, break_ties, leave, stands_out, verify_first
 from itda.pursuit.numba_solvers import (
+    errors_of,
     extend_factor,
     gradient_step,
+    keep_positive,
     least_squares,
     nonnegative_from,
     nonnegative_least_squares,
@@ -143,29 +145,6 @@ def _begin(
         largest = start(correlations[part], first[part], MAGNITUDE)
         tops[strip] = largest_of(correlations[part], mask) if mask == SIGNED else largest
         errors[strip] = slack + ROUNDED_OFF * float_of(largest) + _HIGH_PARTS
-
-
-@numba.njit
-def _keep_positive(places: Integers, solution: Doubles, used: int) -> int:
-    """Drop the atoms whose coefficient is zero; how many are left."""
-    kept = 0
-    for place in range(used):
-        if np.float32(solution[place]) > 0:
-            places[kept], solution[kept] = places[place], solution[place]
-            kept += 1
-    return kept
-
-
-@numba.njit(fastmath=FAST)
-def _errors(row: Floats, residual: Floats) -> tuple[np.float32, np.float32]:
-    """Energy of the residual of a unit row, and the cosine of the row and its reconstruction."""
-    energy, along, length = np.float32(0), np.float32(0), np.float32(0)
-    for axis in range(row.shape[0]):
-        rebuilt = row[axis] - residual[axis]
-        energy += residual[axis] * residual[axis]
-        along += row[axis] * rebuilt
-        length += rebuilt * rebuilt
-    return energy, along / np.sqrt(length) if length > 0 else np.float32(0)
 
 
 @numba.njit(fastmath=FAST)
@@ -288,10 +267,10 @@ def _pursue(
             else:
                 least_squares(products, target, used, order, factor, forward, solution)
         if nonnegative:
-            used = _keep_positive(places, solution, used)
+            used = keep_positive(places, solution, used)
         if fitted:
             leave(residual, row, atoms, places, solution, used)
-        unexplained[index], cosine[index] = _errors(row, residual)
+        unexplained[index], cosine[index] = errors_of(row, residual)
         hard[index] = looks[0] < 0
         for place in range(steps):
             if place < used:

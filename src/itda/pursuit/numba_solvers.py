@@ -202,3 +202,26 @@ def gradient_step(products: Doubles, target: Doubles, used: int, nonnegative: bo
     for place in range(used):
         value = solution[place] + length * gradient[place]
         solution[place] = max(value, 0.0) if nonnegative else value
+
+
+@numba.njit
+def keep_positive(places: Integers, solution: Doubles, used: int) -> int:
+    """Drop the atoms whose coefficient is zero; how many are left."""
+    kept = 0
+    for place in range(used):
+        if np.float32(solution[place]) > 0:
+            places[kept], solution[kept] = places[place], solution[place]
+            kept += 1
+    return kept
+
+
+@numba.njit(fastmath=FAST)
+def errors_of(row: Floats, residual: Floats) -> tuple[np.float32, np.float32]:
+    """Energy of the residual of a unit row, and the cosine of the row and its reconstruction."""
+    energy, along, length = np.float32(0), np.float32(0), np.float32(0)
+    for axis in range(row.shape[0]):
+        rebuilt = row[axis] - residual[axis]
+        energy += residual[axis] * residual[axis]
+        along += row[axis] * rebuilt
+        length += rebuilt * rebuilt
+    return energy, along / np.sqrt(length) if length > 0 else np.float32(0)
