@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+import itda
 from itda import Activations, Corpus, capture, wrap
 from itda.capturing import Capture, CaptureOptions, FewerRowsWarning, decomposed, whole_windows
 from itda.capturing.sampling import spread
@@ -242,3 +243,35 @@ def test_wrong_things_say_what_was_wanted(model, corpus):
 def test_documents_of_one_token_are_fine(model):
     found = take(model, Corpus.from_texts(["a", "b", "c"]))
     assert [source.token for source in found.sources] == ["a", "b", "c"]
+
+
+def test_texts_are_tokenized_a_few_at_a_time(model, monkeypatch):
+    sizes, real = [], itda.models.tokenizing.windows
+
+    def counted(model, texts, **options):
+        sizes.append([len(text) for text in texts])
+        return real(model, texts, **options)
+
+    corpus = itda.Corpus.from_texts([f"{place} king " * (1 if place % 5 else 30) for place in range(100)])
+    plain = itda.capture(model, corpus, progress=False)
+    monkeypatch.setattr(itda.models.tokenizing, "windows", counted)
+    monkeypatch.setattr(itda.capturing.sampling, "_CHARACTERS_AT_ONCE", 100)
+    assert torch.equal(itda.capture(model, corpus, progress=False).rows, plain.rows)
+    assert all(sum(group) <= 100 or len(group) == 1 for group in sizes)
+    assert max(map(len, sizes)) == 4
+
+
+def test_text_of_special_tokens_alone_can_be_taken():
+    model = wrap(tiny.module("GPT-2"), tiny.tokenizer())
+    found = itda.capture(model, Corpus.from_texts(["<s><s>"]), special_tokens="keep", progress=False)
+    assert len(found) == found.provenance.capture["counts"]["rows"] > 0
+    assert found.provenance.capture["sink_norm"] > 0
+
+
+@pytest.mark.parametrize("begin", [True, False])
+def test_windows_that_begin_with_a_token_of_their_own_are_counted(begin):
+    model = wrap(tiny.module("GPT-2"), tiny.tokenizer(begin=begin))
+    found = itda.capture(model, Corpus.from_texts(["a king<s>", "a queen"]), progress=False)
+    counts = found.provenance.capture["counts"]
+    assert (counts["begins"] if begin else counts.get("begins", 0)) == 2 * begin
+    assert counts["special"] == 1 + 2 * begin

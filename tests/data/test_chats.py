@@ -132,8 +132,10 @@ def test_templates_that_will_not_do(model, corpus):
     for roles in ("user", [], [1]):
         with pytest.raises(OptionError, match="roles must be several names"):
             itda.capture(model, corpus, roles=roles, progress=False)
-    with pytest.raises(CorpusError, match="gives no token"):
+    with pytest.raises(CorpusError, match="is by 'tool'. The roles are assistant, system, user"):
         itda.capture(model, corpus, roles=["tool"], progress=False)
+    both = itda.capture(model, corpus, roles=["tool", "user"], progress=False)
+    assert len(both) == len(itda.capture(model, corpus, roles=["user"], progress=False))
 
 
 def test_on_the_command_line(model, tmp_path):

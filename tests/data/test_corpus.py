@@ -287,3 +287,29 @@ def test_the_line_that_is_wrong_is_named(tmp_path):
         CorpusError, match=r"Name the one with the text \(text_field=, --text-field\)\. Conversations are"
     ):
         Corpus.from_files(tmp_path / "b.jsonl").ids  # noqa: B018
+
+
+def test_compressed_lines_are_read_to_the_end_or_refused(tmp_path):
+    import zstandard
+
+    lines = [json.dumps({"text": f"text {number} " * 50}).encode() + b"\n" for number in range(3000)]
+    frames = [zstandard.compress(b"".join(lines[start : start + 1000])) for start in (0, 1000, 2000)]
+    skipped = (0x184D2A50).to_bytes(4, "little") + (4).to_bytes(4, "little") + b"note"
+    file = tmp_path / "texts.jsonl.zst"
+    file.write_bytes(frames[0] + skipped + frames[1] + frames[2])
+    assert len(list(Corpus.from_files(file))) == 3000
+    writer = zstandard.ZstdCompressor().compressobj()  # one that can be read as far as it was flushed
+    whole = writer.compress(lines[0]) + writer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    file.write_bytes(whole)
+    with pytest.raises(CorpusError, match="it was cut"):
+        list(Corpus.from_files(file))
+
+
+def test_a_dataset_of_several_splits_gives_the_one_that_is_named():
+    import datasets
+
+    several = datasets.DatasetDict({name: datasets.Dataset.from_dict({"text": [name]}) for name in ("train", "test")})
+    assert [document.text for document in Corpus.from_dataset(several, split="test")] == ["test"]
+    assert [document.text for document in Corpus.from_dataset(several)] == ["train"]
+    with pytest.raises(CorpusError, match="no split 'dev' here; there are train, test"):
+        Corpus.from_dataset(several, split="dev")

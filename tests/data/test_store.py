@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import itda
-from itda.data import shards
+from itda.data import locks, shards
 from itda.data.activations import Block
 from itda.data.joined import JoinedActivations
 from itda.data.lots import evenly
@@ -88,6 +88,32 @@ def test_the_same_capture_is_never_paid_twice(model, corpus, stored, tmp_path, m
     monkeypatch.setattr("itda.capturing.running.Capture._forward", None)  # nothing may run
     again = itda.capture(model, corpus, SITES, store=tmp_path / "store", progress=False)
     assert again[SITES[0]].fingerprint == first(stored).fingerprint
+
+
+def test_what_is_there_is_read_though_another_process_writes(model, corpus, stored, tmp_path, monkeypatch):
+    monkeypatch.setattr(itda.capturing.running.tokenizing, "windows", None)
+    with locks.held(first(stored).folder):
+        again = itda.capture(model, corpus, SITES, store=tmp_path / "store", progress=False)
+    assert torch.equal(again[SITES[1]].rows, stored[SITES[1]].rows)
+
+
+def test_a_stop_behind_a_shard_keeps_none_of_its_rows_twice(model, corpus, small_shards, tmp_path, monkeypatch):
+    real = itda.data.entry_writing.shards.append
+
+    def stopped(*arguments):
+        found = real(*arguments)
+        if arguments[1] == 1:
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(itda.data.entry_writing, "_SHARD_ROWS", 200)
+    monkeypatch.setattr(itda.data.entry_writing.shards, "append", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        itda.capture(model, corpus, SITES[0], store=tmp_path / "store", progress=False)
+    monkeypatch.setattr(itda.data.entry_writing, "_SHARD_ROWS", 200)
+    entry = itda.capture(model, corpus, SITES[0], store=tmp_path / "store", progress=False)
+    assert torch.equal(entry.rows, itda.capture(model, corpus, SITES[0], progress=False).rows)
 
 
 def test_another_site_is_an_entry_beside_it(model, corpus, stored, tmp_path):

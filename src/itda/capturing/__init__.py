@@ -13,7 +13,7 @@ from itda.capturing.options import CaptureOptions
 from itda.capturing.position import Position
 from itda.capturing.running import Capture, FewerRowsWarning, decomposed, window_length
 from itda.capturing.sampling import in_groups, whole_windows
-from itda.capturing.storing import capture_into
+from itda.capturing.storing import capture_into, finished
 from itda.data.activations import Activations, Block
 from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary
@@ -53,7 +53,7 @@ def capture(
     """Take activations from a model as it reads a corpus.
 
     With a store, rows go to disk as they come. The same capture again, after whatever stopped it, goes on from
-    where it was and ends with the same files; once complete it costs nothing.
+    where it was and ends with the same files; once complete it costs a reading of the text.
 
     Args:
         model: from `load_model` or `wrap`.
@@ -76,8 +76,10 @@ def capture(
     if store is not None:
         place = store if isinstance(store, Store) else Store(store, create=True)
         kept = dtype or str(model.dtype).removeprefix("torch.")
-        with progress_bars.bar("capture", run.total, show=progress) as advance:
-            stored = capture_into(place, run, dtype=kept, every=every, advance=advance)
+        stored = finished(place, run, dtype=kept)
+        if stored is None:
+            with progress_bars.bar("capture", run.total, show=progress) as advance:
+                stored = capture_into(place, run, dtype=kept, every=every, advance=advance)
         return stored[names[0]] if one else stored
     if dtype is not None:
         raise OptionError("dtype= is what a store keeps rows as; give store= with it, or leave it out.")
@@ -134,7 +136,7 @@ def capture_at_most(
     """
     try:
         if tokens is not None:
-            Capture(model, corpus, [site], checked(CaptureOptions, options | {"tokens": tokens}))
+            _ = Capture(model, corpus, [site], checked(CaptureOptions, options | {"tokens": tokens})).total
     except CorpusError:  # fewer than asked for, or none at all, which the capture of all says
         tokens = None
     found: Activations = capture(model, corpus, site, **options, tokens=tokens, progress=progress)

@@ -1,13 +1,15 @@
 """One pass of a model over a corpus: rows of some sites, each with its source.
 
 Two readings of the corpus: one counts tokens and decides how many rows each document gives, one
-runs the model. Memory is bounded by one batch of windows and, per document, one number.
+runs the model. Memory is bounded by one batch of windows, the documents that are cut into tokens
+together, and, per document, one number.
 """
 
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +72,17 @@ class Capture:
         self.sites: list[Site] = [model.site(name) for name in sites]
         if not sites or len({site.name for site in self.sites}) < len(sites):
             raise OptionError(f"A capture needs sites, each once. Got {list(sites)} instead.")
-        if options.roles is not None and corpus.turns is None:
-            raise OptionError("Only conversations have roles: read them with Corpus.from_chats, or leave roles out.")
+        if options.roles is not None:
+            if corpus.turns is None:
+                raise OptionError(
+                    "Only conversations have roles: read them with Corpus.from_chats, or leave roles out."
+                )
+            known = {role for turns in corpus.turns.values() for role, _, _ in turns}
+            if known.isdisjoint(options.roles):
+                raise CorpusError(
+                    f"No message of {corpus.name} is by {' or '.join(map(repr, options.roles))}. The roles are "
+                    f"{', '.join(sorted(known))}."
+                )
         if model.on_disk and not options.canonical:
             raise OptionError("A model on disk is run layer by layer, in passes of one shape. Leave canonical on.")
         self.model, self.corpus, self.options = model, corpus, options
@@ -79,12 +90,14 @@ class Capture:
         self.scratch: Path | None = None
         """Where a model on disk keeps hidden states between its layers, for another capture to go on from."""
         self.positions = {site.name: Position() for site in self.sites}
-        self._shares = self._plan()
         self._names = tokenizing.token_names(model)
 
     @property
     def total(self) -> int:
-        """Rows there will be, less the sinks that are dropped where all tokens are wanted."""
+        """Rows there will be, less the sinks that are dropped where all tokens are wanted.
+
+        Raises: CorpusError if there are fewer tokens than are wanted.
+        """
         return sum(self._shares.values())
 
     @property
@@ -157,7 +170,8 @@ class Capture:
                 )
                 warnings.warn(message, FewerRowsWarning, stacklevel=2)
 
-    def _plan(self) -> dict[str, int]:
+    @cached_property
+    def _shares(self) -> dict[str, int]:
         """Rows to take from each document that gives any."""
         wanted, ids = self.options.tokens, self.corpus.ids
         order = sampling.ranked(ids, self.options.seed)
@@ -248,13 +262,18 @@ class Capture:
         if not unknown:
             return
         norms: dict[str, list[Tensor]] = {site.name: [] for site in unknown}
+        texts: list[Tensor] = []
         passes = math.ceil(_CALIBRATION_WINDOWS / self._windows_a_pass)
         for index, pieces in enumerate(islice(self._batches(self._pieces()), passes)):
-            text = torch.from_numpy(np.concatenate([~piece.window.special for piece in pieces]))
+            texts.append(torch.from_numpy(np.concatenate([~piece.window.special for piece in pieces])))
             for site, values in zip(unknown, self._forward(stage, index, pieces, unknown), strict=True):
-                norms[site.name].append(torch.linalg.vector_norm(values, dim=1)[text])
+                norms[site.name].append(torch.linalg.vector_norm(values, dim=1))
+        usual = torch.cat(texts)
+        if not bool(usual.any()):  # special tokens alone, and they are kept
+            usual = torch.ones_like(usual)
         for name, parts in norms.items():
-            self.positions[name].sink_norm = self.options.sink_ratio * float(torch.cat(parts).median())
+            found = torch.cat(parts)
+            self.positions[name].sink_norm = self.options.sink_ratio * float(found[usual].median())
 
     def _select(self, site: str, values: Tensor, pieces: Sequence[Piece]) -> Block:
         finite(values, f"The activations at {site!r}")
@@ -271,6 +290,7 @@ class Capture:
             taken.append(chosen)
             counts["tokens"] += len(piece.window)
             counts["special"] += int(piece.window.special.sum())
+            counts["begins"] += int(piece.window.index[0] == -1)
             counts["sinks"] += int((is_sink & self._eligible(piece.window)).sum())
             counts["rows"] += len(chosen)
             first = ends

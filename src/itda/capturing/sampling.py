@@ -15,7 +15,7 @@ from itda.models.tokenizing import TokenWindow
 
 Item = TypeVar("Item")
 Key = TypeVar("Key")
-_TEXTS_AT_ONCE = 64  # handed to the tokenizer together
+_TEXTS_AT_ONCE, _CHARACTERS_AT_ONCE = 64, 2**20  # handed to the tokenizer together, but for a text that is longer
 
 
 def cut(
@@ -32,13 +32,26 @@ def cut(
     Tokens of conversations that are of none of the `roles` are outside; of other text none is.
     """
     documents = (document for document in corpus if only is None or document.id in only)
-    for group in in_groups(documents, _TEXTS_AT_ONCE):
+    for group in _together(documents):
         parts = tokenizing.windows(model, [document.text for document in group], length=length, bos=bos)
         for document, windows in zip(group, parts, strict=True):
             if roles is not None and corpus.turns is not None:
                 said = [(start, end) for role, start, end in corpus.turns[document.id] if role in roles]
                 windows = [window.within(said) for window in windows]
             yield document, windows
+
+
+def _together(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    group: list[Document] = []
+    characters = 0
+    for document in documents:
+        characters += len(document.text)
+        if group and (len(group) == _TEXTS_AT_ONCE or characters > _CHARACTERS_AT_ONCE):
+            yield group
+            group, characters = [], len(document.text)
+        group.append(document)
+    if group:
+        yield group
 
 
 def ranked(ids: Iterable[str], seed: int) -> list[str]:

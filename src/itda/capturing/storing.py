@@ -14,6 +14,12 @@ from itda.options import seconds
 from itda.progress import Advance
 
 
+def finished(store: Store, run: Capture, *, dtype: str) -> dict[str, StoredActivations] | None:
+    """Site -> its entry, where a store has all of a capture: nothing is tokenized then, or computed."""
+    found = {site.name: store.finished(run.asked(site.name), dtype) for site in run.sites}
+    return {site: entry for site, entry in found.items() if entry} if all(found.values()) else None
+
+
 def capture_into(
     store: Store, run: Capture, *, dtype: str, every: float, advance: Advance
 ) -> dict[str, StoredActivations]:

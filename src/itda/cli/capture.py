@@ -48,7 +48,7 @@ def capture(
 ) -> None:
     """Keep a model's activations on disk, to build from and evaluate on as often as wanted.
 
-    After whatever stopped it, the same command goes on; once it is complete it costs nothing.
+    After whatever stopped it, the same command goes on; once it is complete, no more than a reading of the text.
 
     Example: `itda capture ./model --corpus stories.json --site resid_post.2 --out store`
     """

@@ -279,8 +279,8 @@ class Corpus:
         """A corpus from a Hugging Face dataset; one that is named is streamed, not downloaded.
 
         Args:
-            dataset: a name on the hub, a local folder, or a dataset object (streaming or not).
-            split, config: which part of a named dataset.
+            dataset: a name on the hub, a local folder, or a dataset object (streaming or not; or several, by split).
+            split, config: which part of a named dataset; `split` of one with several, too.
             text_field: the column of the text, or of token ids.
             limit: read only the first rows. A corpus is read from end to end before it is used, to know its documents:
                 of a dataset that is streamed and large, take a part.
@@ -299,6 +299,10 @@ class Corpus:
             name = dataset
         else:
             loaded, name = dataset, "dataset"
+            if isinstance(dataset, dict):
+                if split not in dataset:
+                    raise CorpusError(f"There is no split {split!r} here; there are {', '.join(map(str, dataset))}.")
+                loaded = dataset[split]
         if limit is not None:
             whole("limit", limit)
         rows = loaded if limit is None else loaded.take(limit)

@@ -165,8 +165,9 @@ class EntryWriter:
         blocks = [block for block, _ in self._pending]
         content = shards.to_bytes(blocks, DTYPES[self._dtype])
         rows, after = sum(len(block.rows) for block in blocks), self._pending[-1][1]
-        self.shards.append(shards.append(self.folder, len(self.shards), content, rows, after))
-        self._pending = []
+        shard = shards.append(self.folder, len(self.shards), content, rows, after)
+        # Both at once: stopped between them, the rows of the shard would be kept a second time as what comes behind it
+        self.shards, self._pending = [*self.shards, shard], []
 
     def _write_manifest(self, provenance: Provenance, *, index: str | None) -> None:
         facts = {

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,7 @@ class Store:
         Raises: OutputError if another process writes it; FormatError if what is there is damaged;
             MismatchError if the store holds the same capture from other weights of this model.
         """
-        one_of("dtype", dtype, tuple(DTYPES))
-        key = fingerprint(asked, dtype)
-        folder = self.folder / f"{re.sub(r'[^A-Za-z0-9_.]', '_', asked.site)[:80]}-{key[:_DIGITS]}"
+        folder = self._folder_of(asked, dtype)
         for item in self.entries() if not folder.exists() else []:
             if _changed(item.provenance, asked):
                 raise MismatchError(
@@ -130,6 +128,23 @@ class Store:
                     f"(itda store prune {self.folder} --entry {item.name}), or use another store."
                 )
         return EntryWriter(folder, asked, documents=documents, rows=rows, dtype=dtype)
+
+    def finished(self, asked: Provenance, dtype: str) -> StoredActivations | None:
+        """The entry of a capture that is complete and has all of its shards, or None.
+
+        Args: as `writer`.
+        Raises: FormatError if what is there is damaged.
+        """
+        folder = self._folder_of(asked, dtype)
+        if not (folder / files.MANIFEST).exists():
+            return None
+        entry = StoredActivations(folder)
+        return entry if entry.complete and all(shards.is_there(folder, shard) for shard in entry.shards) else None
+
+    def _folder_of(self, asked: Provenance, dtype: str) -> Path:
+        one_of("dtype", dtype, tuple(DTYPES))
+        key = fingerprint(asked, dtype)
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9_.]', '_', asked.site)[:80]}-{key[:_DIGITS]}"
 
     def scratch(self, asked: Sequence[Provenance]) -> Path:
         """A folder for what a capture of several sites needs between its passes; not made yet."""
@@ -155,27 +170,32 @@ class Store:
         Returns: what was removed, or would be, with its bytes.
         Raises: OptionError for an unknown name; OutputError for an entry that another process writes.
         """
-        removed: list[Path] = []
+        removed: list[tuple[Path, int]] = []
+
+        def remove(paths: Iterable[Path]) -> None:
+            for path in paths:
+                removed.append((path, _size(path)))
+                try:
+                    if not dry_run:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                except OSError as error:
+                    raise refused(path, error) from error
+
         for entry in self.listed(names):
             with locks.held(entry.folder):
                 whole = bool(names) and not damaged and not incomplete
                 unreadable = damaged and isinstance(entry, DamagedEntry)
                 never_ended = incomplete and isinstance(entry, StoredActivations) and not entry.complete
-                if whole or unreadable or never_ended:
-                    removed.append(entry.folder)
-                    continue
-                removed += _left_over(entry)
-                if damaged:
-                    removed += [entry.folder / shard.file for shard in entry.shards if _is_damaged(entry.folder, shard)]
+                all_of_it = whole or unreadable or never_ended
+                if not all_of_it:
+                    remove(_left_over(entry))
+                    if damaged:
+                        remove(entry.folder / shard.file for shard in entry.shards if _is_damaged(entry.folder, shard))
+            if all_of_it:  # the lock is in it, and some systems remove no file that is open
+                remove([entry.folder])
         if names is None and all(entry.complete for entry in self.listed()):
-            removed += self.folder.glob(f"{_HIDDEN}*")  # no capture is left that could go on from them
-        sizes = [(path, _size(path)) for path in removed]
-        for path in removed if not dry_run else ():
-            try:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            except OSError as error:
-                raise refused(path, error) from error
-        return sizes
+            remove(self.folder.glob(f"{_HIDDEN}*"))  # no capture is left that could go on from them
+        return removed
 
 
 def _is_free(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from itda.data.token_ids import TokenReader, is_ids
 from itda.errors import CorpusError, MissingExtraError, OptionError
@@ -154,10 +154,44 @@ def _compressed_lines(file: Path, how: Reading) -> Iterator[str]:
     except ImportError as error:
         raise MissingExtraError(f"Reading {file.name}", "data") from error
     try:
-        with file.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as content:
+        with file.open("rb") as raw:
+            content = io.BufferedReader(_Frames(raw, zstandard.ZstdDecompressor().decompressobj))
             yield from io.TextIOWrapper(content, "utf-8-sig", how.encoding_errors)
     except zstandard.ZstdError as error:
         raise CorpusError(f"{file} is damaged: {error}. Compress it again.") from error
+
+
+class _Frames(io.RawIOBase):
+    """What is compressed in a file, one frame after the other. zstandard's own reader takes the first alone, and the
+    end of a file that was cut for that of a frame."""
+
+    def __init__(self, file: BinaryIO, begin: Callable[[], Any]) -> None:
+        self._file, self._begin = file, begin
+        self._frame: Any = None
+        self._compressed, self._ready = b"", memoryview(b"")
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """See `io.RawIOBase`.
+
+        Raises: CorpusError if the file ends within a frame.
+        """
+        while not self._ready:
+            compressed = self._compressed or self._file.read(2**17)
+            if not compressed:
+                if self._frame is None:
+                    return 0
+                raise CorpusError(f"{self._file.name} ends too early: it was cut. Get the whole file.")
+            self._frame = self._frame or self._begin()
+            self._ready, self._compressed = memoryview(self._frame.decompress(compressed)), b""
+            if self._frame.eof:
+                self._compressed, self._frame = self._frame.unused_data, None
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
 
 
 def _parquet(file: Path, how: Reading) -> Iterator[Any]:
