@@ -34,6 +34,14 @@ def test_every_token_is_explained_by_its_own_code(model, dictionary):
     assert found.unexplained == pytest.approx(float(codes.unexplained.mean()), abs=1e-4)
 
 
+def test_where_nothing_is_decomposed_nothing_is_called_explained(model, dictionary):
+    found = explain(dictionary, model, "<s>")
+    assert found.unexplained is None
+    assert found.to_json()["unexplained"] is None
+    assert "nothing decomposed" in str(found)
+    assert "nothing decomposed" in found._repr_html_()
+
+
 def test_json_and_print_say_the_same(model, dictionary):
     found = explain(dictionary, model, "queen")
     document = json.loads(json.dumps(found.to_json()))

@@ -165,6 +165,24 @@ def test_private_text_stays_here(saved, model, tmp_path):
     ]
 
 
+def test_where_a_model_is_on_this_machine_is_not_told(saved, tmp_path):
+    (tmp_path / "secret" / "a-model").mkdir(parents=True)
+    own = wrap(tiny.module("Llama"), tiny.tokenizer(), id=str(tmp_path / "secret" / "a-model"))
+    built = build(own, Corpus.from_texts(TEXTS[:20]), site="resid_post.1", atoms=48, progress=False)
+    folder = built.save_pretrained(tmp_path / "d")
+    assert built.model_id.endswith("secret/a-model")
+    with serve() as hub:
+        pushed = itda(hub, tmp_path, "push", folder, "me/p", "--json")
+        assert pushed.returncode == 0, pushed.stderr
+        for content in hub.repositories["me/p"].values():
+            assert b"secret" not in content
+        fetched = itda(hub, tmp_path, "pull", "me/p", "--out", tmp_path / "p")
+        assert fetched.returncode == 0, fetched.stderr
+    found = Dictionary.from_pretrained(tmp_path / "p")
+    assert found.model_id == "a-model"
+    assert found.fingerprint == built.fingerprint
+
+
 def test_a_card_with_what_it_is_worth(saved, model, tmp_path):
     _, folder = saved
     report = evaluate(saved[0], model, Corpus.from_texts(TEXTS[20:]), progress=False)

@@ -87,10 +87,15 @@ class Explanation(Shown):
     """Size of the dictionary."""
 
     @property
-    def unexplained(self) -> float:
-        """Mean unexplained share of the decomposed tokens."""
+    def unexplained(self) -> float | None:
+        """Mean unexplained share of the decomposed tokens; None if none was."""
         shares = [token.unexplained for token in self.tokens if token.unexplained is not None]
-        return sum(shares) / len(shares) if shares else 0.0
+        return sum(shares) / len(shares) if shares else None
+
+    @property
+    def _title(self) -> str:
+        missed = "nothing decomposed" if self.unexplained is None else f"{self.unexplained:.1%} unexplained"
+        return f"{self.site} of {self.model_id}, {self.atoms:,} atoms: {missed}"
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
@@ -117,9 +122,7 @@ class Explanation(Shown):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         table = Table(
             # Text, not a string: a path may hold what rich reads as markup
-            title=Text(
-                f"{self.site} of {self.model_id}, {self.atoms:,} atoms: {self.unexplained:.1%} unexplained", "bold"
-            ),
+            title=Text(self._title, "bold"),
             title_justify="left",
             show_edge=False,
             pad_edge=False,
@@ -145,8 +148,9 @@ class Explanation(Shown):
             if token.left_out:
                 atoms = element("i", f"not decomposed ({token.left_out})")
             rows.append((element("b", visible(token.token)), missed, atoms))
-        title = f"{self.site} of {self.model_id}, {self.atoms:,} atoms: {self.unexplained:.1%} unexplained"
-        return str(table(title, ("token", "missed", "atoms: coefficient, number, and the text each comes from"), rows))
+        return str(
+            table(self._title, ("token", "missed", "atoms: coefficient, number, and the text each comes from"), rows)
+        )
 
     def to_svg(self, *, width: int = 110) -> str:
         """The table as a picture, self-contained: no font is fetched from anywhere."""

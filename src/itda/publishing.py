@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -113,7 +114,7 @@ def push(
     one_of("texts", texts, ("window", "none"))
     if not isinstance(repo_id, str) or not hub.is_repository(repo_id):
         raise OptionError(f"A repository on the hub is called user/name. Got {repo_id!r}.")
-    shown = dictionary.without_texts() if texts == "none" else dictionary
+    shown = _without_paths(dictionary.without_texts() if texts == "none" else dictionary)
     picture = _PICTURE if report is not None and importlib.util.find_spec("matplotlib") else None
     text = card(shown, repo_id, report=report, license=license, picture=picture)
     with tempfile.TemporaryDirectory() as folder:
@@ -129,6 +130,15 @@ def push(
             return str(api.upload_folder(repo_id=repo_id, folder_path=saved, commit_message="Upload dictionary"))
         except hub.failures() as error:
             raise OutputError(f"The dictionary cannot be uploaded to {repo_id!r}: {hub.said(error)}") from error
+
+
+def _without_paths(dictionary: Dictionary) -> Dictionary:
+    """The same, with a model of a folder called by its name: where that is on one machine is nobody else's concern."""
+    provenance = dictionary.provenance
+    if provenance is None or not Path(provenance.model.id).exists():
+        return dictionary
+    model = replace(provenance.model, id=Path(provenance.model.id).resolve().name)
+    return replace(dictionary, provenance=replace(provenance, model=model))
 
 
 def _front(dictionary: Dictionary, license: str | None) -> list[str]:

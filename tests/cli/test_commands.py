@@ -209,6 +209,8 @@ def test_build_says_what_it_did(run, place):
         (["evaluate", "model", "--corpus", "texts.json"], "has no itda.json"),
         (["evaluate", "d", "--corpus", "texts.json", "--model", "other"], "Got 'other'"),
         (["evaluate", "d"], "Give --corpus PATH"),
+        (["evaluate", "d", "--corpus", "texts.json", "--entry", "x"], "Leave out --entry"),
+        (["evaluate", "d", "--store", "x", "--tokens", "9", "--no-baselines"], "--tokens, --baselines/--no-baselines"),
         (["explain", "d", ""], "not empty"),
         (["encode", "d", "--corpus", "texts.json", "--out", "d"], "d exists"),
         (["info", "texts.json"], "There is no folder"),

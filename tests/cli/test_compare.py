@@ -150,6 +150,11 @@ def test_diff(run, place):
     assert json.loads(run("compare", "diff", "model", "other", *options, "--json"))["rate"] == 0.05
 
 
+def test_options_of_a_dictionary_that_is_not_built_are_refused(run):
+    options = ("--corpus", "texts.json", "--dictionary", "d", "--steps", 3)
+    assert "Leave out --steps" in run("compare", "checkpoints", "other", "model", *options, code=2)
+
+
 def test_checkpoints(run, place):
     (place / "many.json").write_text(json.dumps([f"{line} {number}" for number in range(20) for line in tiny.KINGS]))
     options = ("--corpus", "many.json", "--atoms", 20, "--steps", 2, "--tokens", 2_000)

@@ -70,7 +70,7 @@ def test_what_is_asked_for_is_prepared_or_refused(run, built, place):
         return json.loads(manifest.read_text())["asked"]
 
     before = asked()
-    assert (before["tokens"], before["effects"]) == (400, 0)
+    assert (before["tokens"], before["effects"], before["seed"]) == (400, 0, 0)
     run("report", "runs/model", "--out", "r.html", "--atoms", 2, "--effects", 1)
     assert asked()["effects"] == 1
     assert asked()["corpus"] is None, "made of what the atoms come from, as nothing else was named"
@@ -79,6 +79,8 @@ def test_what_is_asked_for_is_prepared_or_refused(run, built, place):
     kept = manifest.stat().st_mtime_ns
     run("report", "runs/model", "--out", "r.html", "--atoms", 2, "--effects", 1, "--corpus", "texts.json")
     assert manifest.stat().st_mtime_ns == kept, "the same is not made again"
+    run("report", "runs/model", "--out", "r.html", "--atoms", 2, "--seed", 1)
+    assert asked()["seed"] == 1
     assert "nowhere.json" in run("report", "runs/model", "--out", "r.html", "--corpus", "nowhere.json", code=2)
     assert "stops before" in run("view", "runs/model", "--prepare", "--export", "x", code=2)
     assert "--export" in run("view", "runs/model", "--text", "x", code=2)
@@ -215,6 +217,9 @@ def test_mistakes(run, built, place):
     assert "cannot be written" in run("report", "runs/model", "--out", "a file/report.html", code=2)
     wrong = run("view", "runs/model", "--prepare", "--model", "other", code=2)
     assert "belongs to the model" in wrong
+    refused = run("view", "runs", "--export", "p", "--port", 80, "--no-browser", code=2)
+    assert "nothing is served. Leave out --port, --browser/--no-browser" in refused
+    assert "Leave out --atoms" in run("view", "runs", "--no-browser", "--atoms", 3, code=2)
     assert "different models (model, other)" in run("view", "runs", "--no-browser", "--model", "other", code=2)
 
 

@@ -115,6 +115,10 @@ def test_latent_scaling_is_one_for_the_same_and_nothing_without_the_atom():
     assert found.low[atom] < found.shared[atom] < found.high[atom]
     assert found.low[atom] > 0.05
     assert found.high[atom] < 0.95
+    alone = latent_scaling(dictionary, rows, codes, half, torch.zeros_like(documents))
+    assert alone.shared[atom] == pytest.approx(float(found.shared[atom]))
+    assert alone.low.isnan().all()
+    assert alone.high.isnan().all()
 
 
 def _half(generator, documents=60, tokens=20, atoms=50, more=None, far=None, bursts=False):

@@ -207,6 +207,13 @@ def test_contexts_nest_and_leave_the_model_as_it_was(gpt):
         assert torch.allclose(logits_of(gpt, inputs), plain, atol=1e-5)
 
 
+def test_the_context_that_broke_a_model_is_the_one_that_is_named(gpt):
+    inputs = inputs_of(gpt, ["the good king"])
+    mild, wild = vector_of(gpt, "resid_post.0"), vector_of(gpt)
+    with mild.apply(gpt, 0.1), wild.apply(gpt, 1e30), pytest.raises(OptionError, match=r"strength 1e\+30"):
+        logits_of(gpt, inputs)
+
+
 def test_a_gate_gives_each_activation_its_share(gpt):
     inputs = inputs_of(gpt, ["the good king"])
     before = gpt.read(inputs, [gpt.site(SITE)])[SITE][0]

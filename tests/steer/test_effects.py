@@ -108,6 +108,9 @@ def test_a_sweep_is_its_points(gpt, vector):
     assert "recommended" in str(found)
     assert f"{best.site} at strength {best.strength:g}" in found.reason
     assert found.to_json()["recommended"]["site"] == best.site
+    one = steer.sweep(gpt, vector, CONTRASTS[:1], NEUTRAL, strengths=(0.2,), most_perplexity=100, progress=False)
+    assert all(point.interval is None for point in one.points)
+    assert str(one)
 
 
 def test_a_recommendation_costs_no_more_than_it_may():

@@ -83,6 +83,11 @@ def test_what_cannot_be_shown_there(made, llama, stories, tmp_path):
     export(dictionary, records, tmp_path, RELEASE, texts=1)
     with pytest.raises(OutputError, match="exists"):
         export(dictionary, records, tmp_path, RELEASE)
+    again = export(dictionary, records, tmp_path, RELEASE, overwrite=True)
+    assert (again / "features").is_dir()
+    (again / "source.jsonl").unlink()
+    with pytest.raises(OutputError, match="is no source that was exported"):
+        export(dictionary, records, tmp_path, RELEASE, overwrite=True)
     for options in ({"model": "a/b"}, {"source_set": ""}, {"name": "x y"}, {"created": "yesterday"}):
         with pytest.raises(OptionError):
             Release(**{**vars(RELEASE), **options})

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -180,6 +180,22 @@ def _tokenizer_of(model_name: str) -> Any:
     from itda.models.loading import load_tokenizer, locate
 
     return load_tokenizer(locate(model_name)[0], transformers, {})
+
+
+def refuse_unused(context: typer.Context, names: Sequence[str], because: str) -> None:
+    """Refuse options that were given and would change nothing.
+
+    Args:
+        context: of the verb.
+        names: its parameters.
+        because: what else was asked for.
+    Raises: OptionError.
+    """
+    options = {option.name: [*option.opts, *option.secondary_opts] for option in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in names}
+    given = ["/".join(options[name]) for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if given:
+        raise OptionError(f"{because} Leave out {', '.join(given)}.")
 
 
 def open_model(

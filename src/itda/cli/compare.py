@@ -241,6 +241,7 @@ def models(
 
 
 def checkpoints(
+    context: typer.Context,
     models: Annotated[list[str], typer.Argument(help="The checkpoints, from the first to the last.")],
     corpus: common.CorpusPath = None,
     site: Annotated[str | None, typer.Option(help="Where; the middle layer by default.")] = None,
@@ -278,6 +279,8 @@ def checkpoints(
             raise OptionError("A checkpoint is given twice. Name each once, in the order of the run.")
         short = [Path(name).name for name in models]
         names = short if len(set(short)) == len(models) else models
+        if folder is not None:
+            common.refuse_unused(context, ["atoms", "steps"], "These are of a dictionary that is built.")
         dictionary = None if folder is None else Dictionary.from_pretrained(folder)
         text = common.open_corpus(corpus, models[-1], split_on, text_field, encoding_errors,
                                   chats=dictionary is not None and common.is_of_chats(dictionary))  # fmt: skip

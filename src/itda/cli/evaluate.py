@@ -10,6 +10,7 @@ from itda.errors import OptionError
 
 
 def evaluate(
+    context: typer.Context,
     folder: common.Folder,
     corpus: common.CorpusPath = None,
     model: common.OtherModel = None,
@@ -57,6 +58,8 @@ def evaluate(
         "tokens": tokens, "steps": steps, "baselines": baselines, "seed": seed, "site": site,
         "check_model": not any_model, "memory": memory,
     }  # fmt: skip
+    if store is None:
+        common.refuse_unused(context, ["entry"], "Entries are those of --store.")
     with common.plain_warnings():
         if store is not None:
             if corpus is not None or spread is not None:
@@ -64,10 +67,11 @@ def evaluate(
                     "--store holds activations of its own text, and no model is run. Leave out --corpus, --shards, "
                     "--workers and --address."
                 )
-            given = {"--model": model, "--device": device, "--dtype": dtype, "--tokenizer": tokenizer}
-            unused = [name for name, value in given.items() if value is not None]
-            if unused:
-                raise OptionError(f"With --store no model is run. Leave out {', '.join(unused)}.")
+            unused = (
+                "model", "device", "dtype", "attention", "tokenizer", "any_model", "tokens", "baselines", "split_on",
+                "text_field", "encoding_errors",
+            )  # fmt: skip
+            common.refuse_unused(context, unused, "With --store no model is run, and all of its rows are measured.")
             dictionary = Dictionary.from_pretrained(str(folder))
             stored = Store(store).open(site or (dictionary.site if dictionary.provenance else None), entry=entry)
             report = evaluate_activations(dictionary, stored, steps=steps, seed=seed, memory=memory)

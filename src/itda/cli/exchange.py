@@ -110,11 +110,12 @@ def export(
             model=str(model_id), source_set=str(source_set), name=str(source_set), title=title or str(source_set),
             author=str(author),
         )  # fmt: skip
+        neuronpedia.place_of(dictionary, out, release, overwrite=overwrite)
         opened = common.open_model(model or dictionary.model_id)
         text = common.open_corpus(corpus, opened.id, None, "text", "strict", chats=common.is_of_chats(dictionary))
         with common.plain_warnings():
             records = prepare(dictionary, opened, text, tokens=tokens)
-        where = neuronpedia.export(dictionary, records, out, release)
+        where = neuronpedia.export(dictionary, records, out, release, overwrite=overwrite)
         how = "as Neuronpedia exports one"
     if json:
         common.print_json({"folder": str(where), "atoms": len(dictionary), "width": dictionary.width})

@@ -34,10 +34,17 @@ Effects = Annotated[
         show_default=False,
     ),
 ]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        help="Which text is read to prepare pages, and how atoms lie on the map; 0 by default.", show_default=False
+    ),
+]
 _TOKENS, _EFFECTS = 100_000, 0
 
 
 def view(
+    context: typer.Context,
     folders: Annotated[
         list[Path],
         typer.Argument(
@@ -66,7 +73,7 @@ def view(
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
-    seed: common.Seed = 0,
+    seed: Seed = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
     attention: common.Attention = None,
@@ -88,11 +95,14 @@ def view(
     if text and export is None:
         raise OptionError("--text is explained in pages that are written with --export. Served, any text can be typed.")
     if export is not None:
+        common.refuse_unused(context, ["host", "port", "browser"], "With --export nothing is served.")
         exporting.check_export(export, overwrite=overwrite)
+    else:
+        common.refuse_unused(context, ["atoms", "overwrite"], "These are for pages that are written with --export.")
     opener = _Opener(
         lambda name: common.open_model(name, device, dtype, attention, tokenizer),
         lambda name, chats: _text(corpus, name, split_on, text_field, encoding_errors, chats=chats),
-        {"tokens": tokens, "effects": effects}, {"site": site, "seed": seed, "check_model": not any_model}, model,
+        {"tokens": tokens, "effects": effects, "seed": seed}, {"site": site, "check_model": not any_model}, model,
         corpus is not None,
     )  # fmt: skip
     opener.prepare(folders, anew=prepare)
@@ -120,7 +130,7 @@ def report(
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",
     encoding_errors: common.EncodingErrors = "strict",
-    seed: common.Seed = 0,
+    seed: Seed = None,
     device: common.Device = None,
     dtype: common.Dtype = None,
     attention: common.Attention = None,
@@ -139,7 +149,7 @@ def report(
     opener = _Opener(
         lambda name: common.open_model(name, device, dtype, attention, tokenizer),
         lambda name, chats: _text(corpus, name, split_on, text_field, encoding_errors, chats=chats),
-        {"tokens": tokens, "effects": effects}, {"site": site, "seed": seed, "check_model": not any_model}, model,
+        {"tokens": tokens, "effects": effects, "seed": seed}, {"site": site, "check_model": not any_model}, model,
         corpus is not None,
     )  # fmt: skip
     exporting.check_report(out)

@@ -50,7 +50,7 @@ class ChangedAtom:
     shared: float
     """How much of it the other model has at these tokens, by latent scaling: about 1 as much, about 0 nothing."""
     shared_interval: tuple[float, float]
-    """95 % of it, by drawing documents."""
+    """95 % of it, by drawing documents; NaN for an atom that one document alone has."""
     contexts: tuple[tuple[str, str, str], ...]
     """Before, token, after: where the model that uses it more does so the most."""
 

@@ -62,5 +62,7 @@ def latent_scaling(
     weights = torch.from_numpy(drawn).double()
     # A draw without any token of an atom says nothing of it
     spread = (weights @ others) / (weights @ own)
-    low, high = (spread.nanquantile(share, dim=0) for share in (0.025, 0.975))
+    ends = torch.stack([spread.nanquantile(share, dim=0) for share in (0.025, 0.975)])
+    ends[:, (own > 0).sum(0) < 2] = torch.nan  # one document says nothing about others
+    low, high = ends
     return Scaling(others.sum(0) / own.sum(0), low, high)

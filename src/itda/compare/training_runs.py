@@ -82,6 +82,8 @@ def follow(
             checked_model(given)
     if dictionary is not None and (checked_dictionary(dictionary).kind != "activations" or not dictionary.provenance):
         raise OptionError("follow carries atoms that are one named activation each. Build from text, by 'budget', say.")
+    if dictionary is not None and (atoms is not None or steps is not None):
+        raise OptionError("atoms= and steps= are of a dictionary that is built. With dictionary=, leave them out.")
     last = _opened(list(checkpoints.values())[-1], load)
     where = last.site(site or (dictionary.site if dictionary else last.middle_site)).name
     if dictionary is None:

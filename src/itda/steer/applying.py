@@ -128,7 +128,8 @@ def steering(
             raise OptionError(f"Steered so, the model predicts no numbers any more: {told}. Use less strength.")
 
     with ExitStack() as stack:
-        stack.callback(model.module.register_forward_hook(watch).remove)
+        # Before those of contexts around it: what was changed last is the first to be asked
+        stack.callback(model.module.register_forward_hook(watch, prepend=True).remove)
         stream = stack.enter_context(following(model.module, decide if isinstance(gate, TextGate) else None))
         for name, change in changes.items():
             amounts = amounts_of(name, stream)

@@ -31,8 +31,8 @@ class Point:
     strength: float
     effect: float
     """Mean rise of log p(target) - log p(opposite), nats, or of what the judge says."""
-    interval: tuple[float, float]
-    """Its 95 % interval over contrasts; the same number twice for a judge."""
+    interval: tuple[float, float] | None
+    """Its 95 % interval over contrasts; None for a judge, and for one contrast."""
     kl: float
     entropy: float
     perplexity: float
@@ -61,12 +61,13 @@ class Sweep(Shown):
         """Why that one, in a sentence."""
         best = self.recommended
         most, plain = self.most_perplexity, self.plain_perplexity
+        ends = "" if best is None or best.interval is None else f", {_ends(best)}"
         limit = f"perplexity on neutral text at most {most:g} times the plain {plain:.4g}"
         if best is None:
             return f"Nothing is recommended: no point has a positive effect with {limit}."
         return (
             f"{best.site} at strength {best.strength:g}: of the points with {limit}, it has the largest effect "
-            f"({best.effect:+.3f}, {best.interval[0]:+.3f} to {best.interval[1]:+.3f})."
+            f"({best.effect:+.3f}{ends})."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -79,14 +80,17 @@ class Sweep(Shown):
         for name in ("site", "strength", "effect", "95 %", "KL nats", "entropy", "perplexity", ""):
             table.add_column(name, justify="left" if name in ("site", "") else "right")
         for point in self.points:
-            ends = f"{point.interval[0]:+.3f} to {point.interval[1]:+.3f}"
             mark = "recommended" if point == self.recommended else ""
             table.add_row(
-                point.site, f"{point.strength:g}", f"{point.effect:+.3f}", ends, f"{point.kl:.4f}",
+                point.site, f"{point.strength:g}", f"{point.effect:+.3f}", _ends(point), f"{point.kl:.4f}",
                 f"{point.entropy:.3f}", f"{point.perplexity:.2f}", mark,
             )  # fmt: skip
         yield table
         yield Text(self.reason)
+
+
+def _ends(point: Point) -> str:
+    return "" if point.interval is None else f"{point.interval[0]:+.3f} to {point.interval[1]:+.3f}"
 
 
 def sweep(
@@ -140,7 +144,8 @@ def sweep(
             for strength in strengths:
                 with vector.apply(model, strength, op=op, tokens=tokens):
                     risen, now = measure() - before, text.measure()
-                points.append(Point(name, float(strength), float(risen.mean()), ends_of(risen), *vars(now).values()))
+                ends = ends_of(risen) if len(risen) > 1 else None
+                points.append(Point(name, float(strength), float(risen.mean()), ends, *vars(now).values()))
                 advance(1)
     return Sweep(op, plain, most_perplexity, tuple(points))
 

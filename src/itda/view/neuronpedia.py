@@ -66,7 +66,35 @@ class Release:
                 raise OptionError(f"created must be a time as 2026-01-31T12:00:00. Got {self.created!r}.") from error
 
 
-def export(dictionary: Dictionary, records: Records, folder: str | Path, release: Release, *, texts: int = 20) -> Path:
+def place_of(dictionary: Dictionary, folder: str | Path, release: Release, *, overwrite: bool = False) -> Path:
+    """The folder of the source, checked before anything is prepared for it.
+
+    Raises: OptionError for a place in the model that has no name there; OutputError if the folder is taken.
+    """
+    where = Path(folder) / release.model / _source_name(dictionary, release)
+    if where.exists() and not overwrite:
+        raise OutputError(f"{where} exists. Choose another folder, or replace it with overwrite=True (--overwrite).")
+    if where.exists() and not (where / "source.jsonl").is_file():
+        raise OutputError(f"{where} is no source that was exported. Choose another folder.")
+    return where
+
+
+def _source_name(dictionary: Dictionary, release: Release) -> str:
+    site = checked_dictionary(dictionary).site
+    if to_hook(site) is None:
+        raise OptionError(f"Neuronpedia names places as TransformerLens does, which has no name for {site!r}.")
+    return f"{site.rpartition('.')[2]}-{release.source_set}"
+
+
+def export(
+    dictionary: Dictionary,
+    records: Records,
+    folder: str | Path,
+    release: Release,
+    *,
+    texts: int = 20,
+    overwrite: bool = False,
+) -> Path:
     """Write a dictionary as Neuronpedia exports one, whole or not at all.
 
     Args:
@@ -75,23 +103,19 @@ def export(dictionary: Dictionary, records: Records, folder: str | Path, release
         folder: where; the layout above is made in it.
         release: the names.
         texts: of each atom so many stretches of text, the strongest first.
+        overwrite: replace the folder of the source, if it is one.
     Returns: the folder of the source.
     Raises: OptionError for records of another dictionary, or without a text; OutputError if it exists.
     """
     whole("texts", texts)
-    site = checked_dictionary(dictionary).site
+    where = place_of(dictionary, folder, release, overwrite=overwrite)
     if records.facts["fingerprint"] != dictionary.fingerprint:
         raise OptionError("These records were made of another dictionary. Prepare them again.")
     if not len(records.tokens):
         raise OptionError("These records were prepared without a text, so there is nothing to show. Give one.")
-    hook = to_hook(site)
-    if hook is None:
-        raise OptionError(f"Neuronpedia names places as TransformerLens does, which has no name for {site!r}.")
-    source = f"{site.rpartition('.')[2]}-{release.source_set}"
-    where = Path(folder) / release.model / source
-    if where.exists():
-        raise OutputError(f"{where} exists. Choose another folder.")
-    made = _Source(dictionary, records, release, source, hook, texts)
+    made = _Source(
+        dictionary, records, release, _source_name(dictionary, release), str(to_hook(dictionary.site)), texts
+    )
     with replaced_folder(where.resolve()) as draft:
         for name, line in made.about().items():
             (draft / f"{name}.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")

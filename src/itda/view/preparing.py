@@ -96,7 +96,7 @@ def prepare(
         **dictionary.facts(), "name": name, "fingerprint": dictionary.fingerprint, "text": read.corpus,
         "by_example": dictionary.by_example, "predicts": bool(model is not None and model.predicts), "report": None,
         "site": where or (dictionary.site if dictionary.provenance else None),
-        "asked": {"corpus": text.fingerprint if text else None, "tokens": tokens, "effects": effects},
+        "asked": {"corpus": text.fingerprint if text else None, "tokens": tokens, "effects": effects, "seed": seed},
     }  # fmt: skip
     left_out: dict[str, Any] = {}
     if effects and model is not None and model.predicts and read.held_out is None:

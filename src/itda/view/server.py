@@ -324,7 +324,7 @@ def _guard(app: FastAPI, host: str, secret: str) -> None:
             length = request.headers.get("content-length", "")
             if not length.isdecimal():
                 return JSONResponse({"message": "A request with a body says how long it is."}, 411)
-            if int(length) > _LARGEST_BODY:
+            if len(length) > len(str(_LARGEST_BODY)) or int(length) > _LARGEST_BODY:
                 return JSONResponse({"message": f"A request has at most {_LARGEST_BODY:,} bytes."}, 413)
             given = request.headers.get("x-itda-token", "")
             if not secrets.compare_digest(given.encode(), secret.encode()):

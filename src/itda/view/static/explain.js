@@ -21,7 +21,8 @@ window.addEventListener("DOMContentLoaded", () => {
     current = found;
     byId("answer").hidden = false;
     byId("missed").textContent =
-      `${percent(found.unexplained)} unexplained in the mean, over ${found.tokens.length} tokens.` +
+      (found.unexplained === null ? "Nothing of this was decomposed" : `${percent(found.unexplained)} unexplained in the mean`) +
+      `, over ${found.tokens.length} tokens.` +
       (found.cut ? ` Only the first ${found.tokens.length} tokens are shown: more than the model reads at once.` : "");
     const tokens = byId("tokens");
     tokens.replaceChildren(
