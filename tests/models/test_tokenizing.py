@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from itda import wrap
+from itda import Corpus, capture, wrap
 from itda.errors import ModelError, OptionError
 from itda.models.tokenizing import CANONICAL_BATCH, batch, canonical_batch, windows
 from support import tiny
@@ -131,3 +131,14 @@ def test_the_canonical_shape_is_always_the_same(model):
     inputs = canonical_batch(model, [part[0] for part in cut], length=16)
     assert inputs["input_ids"].shape == (CANONICAL_BATCH, 16)
     assert torch.equal(inputs["input_ids"][2], inputs["input_ids"][1])
+
+
+def test_the_mark_before_a_text_stands_for_none_of_it(llama):
+    window = windows(llama, ["1 Ünce  1"], length=32)[0][0]
+    extents = list(zip(window.starts.tolist(), window.ends.tolist(), strict=True))
+    assert llama.tokenizer.convert_ids_to_tokens(window.token_ids[1:3].tolist()) == ["▁", "1"]
+    assert extents[:4] == [(0, 0), (0, 0), (0, 1), (1, 2)], "nothing, nothing, the number, a space"
+    assert extents[4:6] == [(2, 3), (2, 3)], "both bytes of a letter are that letter"
+    assert extents[-1] == (8, 9)
+    rows = capture(llama, Corpus.from_texts(["1 Ünce  1"]), progress=False)
+    assert [source.token for source in rows.sources][:3] == ["▁", "1", " "]

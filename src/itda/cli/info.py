@@ -40,7 +40,8 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
             f"corpus      {provenance.corpus_name}, {len(dictionary.documents):,} documents, "
             f"fingerprint {provenance.corpus[:12]}"
         )
-        counts = ", ".join(f"{count:,} {name}" for name, count in provenance.capture["counts"].items())
+        seen = provenance.capture["counts"]
+        counts = ", ".join(f"{seen[name]:,} {name}" for name in ("tokens", "special", "sinks", "rows") if name in seen)
         lines.append(f"read        {counts} (windows of {provenance.capture['window']} tokens)")
     made = f", {build.rows:,} rows{common.novelty(build)}" if build.rows else ""
     examples = ": the texts are examples, not names" if dictionary.by_example else ""

@@ -16,6 +16,7 @@ from itda.models.loading import Model
 # Every forward pass has this many sequences by default, whatever the caller's batch: the last bits of an
 # activation depend on the shape of the batch. 16 keeps a 70B model's widest layer under 1 GB.
 CANONICAL_BATCH = 16
+_WORD = "▁"  # what tokenizers of SentencePiece's kind put in the place of a space, and before a text
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +26,8 @@ class TokenWindow:
     token_ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
-    """Characters of each token in the text; a special token has no extent."""
+    """Characters of each token in the text; a special token has no extent, nor has a mark of where a word begins that
+    stands alone before its first letter."""
     special: NDArray[np.bool_]
     """Tokens that stand for no text: added by the tokenizer, or written out in it."""
     index: NDArray[np.int64]
@@ -105,7 +107,7 @@ def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None
         cut: list[TokenWindow] = []
         seen = 0
         for part in (encoding, *encoding.overflowing):
-            window = _window(part, seen, literal, begin, bos)
+            window = _window(part, seen, literal, core.token_to_id(_WORD), begin, bos)
             if (window.index >= 0).any():
                 cut.append(window)
                 seen = int(window.index.max()) + 1
@@ -164,9 +166,11 @@ def special_ids(model: Model) -> NDArray[np.int64]:
 
 
 def token_names(model: Model) -> dict[int, str]:
-    """Names of the special tokens, by id."""
+    """Names of the tokens that stand for no text, by id: special ones, and the mark of where a word begins."""
     ids: list[int] = model.tokenizer.all_special_ids
-    return dict(zip(ids, model.tokenizer.convert_ids_to_tokens(ids), strict=True))
+    names = dict(zip(ids, model.tokenizer.convert_ids_to_tokens(ids), strict=True))
+    mark = model.tokenizer.backend_tokenizer.token_to_id(_WORD)
+    return names if mark is None else {mark: _WORD, **names}
 
 
 def _padding_id(model: Model) -> int:
@@ -178,7 +182,7 @@ def _padding_id(model: Model) -> int:
 
 
 def _window(
-    encoding: object, seen: int, literal: NDArray[np.int64], begin: int | None, bos: bool | None
+    encoding: object, seen: int, literal: NDArray[np.int64], mark: int | None, begin: int | None, bos: bool | None
 ) -> TokenWindow:
     ids = np.array(encoding.ids, np.int64)  # type: ignore[attr-defined]
     offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)  # type: ignore[attr-defined]
@@ -193,6 +197,8 @@ def _window(
     inner = np.cumsum(~added)
     # An added token lies at the edge of the window it was added to.
     starts = np.where(added, np.where(inner > 0, end, start), offsets[:, 0])
-    ends = np.where(added, starts, offsets[:, 1])
+    # The mark that a tokenizer puts before a text has the characters of the token behind it, which is not read yet
+    before_another = np.append((offsets[:-1] == offsets[1:]).all(1), False) & (ids == mark)
+    ends = np.where(added | before_another, starts, offsets[:, 1])
     index = np.where(added, -1, seen + inner - 1)
     return TokenWindow(ids, starts, ends, added | np.isin(ids, literal), index, start, end)
