@@ -102,7 +102,7 @@ def main() -> None:
 
     config = GPT2Config(
         vocab_size=VOCABULARY, n_positions=WINDOW, n_embd=128, n_layer=6, n_head=4,
-        bos_token_id=0, eos_token_id=0, pad_token_id=0,
+        bos_token_id=0, eos_token_id=0,
         resid_pdrop=0.1, embd_pdrop=0.1, attn_pdrop=0.1,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
