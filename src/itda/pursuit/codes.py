@@ -24,9 +24,8 @@ def default_coding(steps: int) -> "Coding":
     """How dictionaries are built and used where nobody says: least squares, nothing is taken away, and rows that need
     more atoms have more, up to twice as many.
 
-    "Minus this text" cannot be read. With a dictionary that is built for it, adding only costs 9 to 15 % more that is
-    unexplained; as many atoms in the mean, but not for every
-    row, leave 10 to 20 % less (docs/fidelity.md).
+    "Minus this text" cannot be read. With a dictionary that is built for it, adding only costs 8 to 15 % more that is
+    unexplained; as many atoms in the mean, but not for every row, leave 10 to 20 % less (docs/fidelity.md).
     """
     return Coding(steps=steps, most=2 * steps if steps > 1 else None, method="omp", nonnegative=True)
 
