@@ -11,6 +11,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 LINES = {
     ("paper", "plain"): ("paper mode, its best threshold", "#999999", "x"),
     ("random", "default"): ("random activations", "#bbbbbb", "."),
+    ("token_means", "default"): ("means of tokens", "#555555", "+"),
     ("budget", "default"): ("budget: real activations", "#1f6f8b", "o"),
     ("mixture", "default"): ("mixture: of five named ones", "#2ca25f", "s"),
     ("learned", "default"): ("learned: no names", "#7b3294", "^"),

@@ -7,6 +7,7 @@ from typing import Any
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 Row = dict[str, Any]
 EQUAL, EXACT = "{}, at an L0 of K", "{}, exactly K"
+BASELINES = ("greedy", "kmeans", "random", "token_means")
 BESIDE = {
     "default": EQUAL.format("budget"), "default, exactly K": EXACT.format("budget"),
     "mixture": EQUAL.format("mixture"), "mixture, exactly K": EXACT.format("mixture"),
@@ -73,19 +74,25 @@ def _ratios(row: Row) -> str:
     return " / ".join(f"{row[name]:.2f}" for name in ("FVU/paper", "dCE/paper") if row[name] != "")
 
 
+def _levels(row: Row) -> str:
+    return " / ".join(f"{row[name]:.3f}" for name in ("FVU", "res. FVU", "dCE") if row[name] != "")
+
+
 def _beside_paper(group: dict[str, Row]) -> Row:
     paper = group["paper"]
+    shown = ("paper", "budget", "mixture", "token_means")
     return {
         "model": paper["model"],
         "K": paper["K"],
         "K/D": f"{paper['K/D']:.1%}",
-        "paper mode": _scores(paper),
+        "paper mode": _levels(paper),
         "default": _ratios(group["budget"]),
         "default, exactly K": _ratios(group["budget, exactly K"]),
         "mixture": _ratios(group["mixture"]),
         "mixture, exactly K": _ratios(group["mixture, exactly K"]),
         "learned": _ratios(group["learned"]),
-        **{name: _ratios(group[name]) if name in group else "" for name in ("greedy", "kmeans", "random")},
+        **{name.replace("_", " "): _ratios(group[name]) if name in group else "" for name in BASELINES},
+        "L0: paper mode, default, mixture, token means": ", ".join(f"{group[name]['L0']:.1f}" for name in shown),
         "mixtures close": f"{group['mixture']['closes']:.2f}",
         "seeds": paper["seeds"],
     }
@@ -150,7 +157,9 @@ def _beside(row: Row, other: Row) -> str:
 
 
 def _coding(row: Row) -> Row:
-    found = _short(row, "model", "method", "coding", "fvu / paper", "delta_ce / paper", "l0", "lift", "stable")
+    found = _short(
+        row, "model", "method", "coding", "fvu / paper", "delta_ce / paper", "l0", "lift", "source", "stable"
+    )
     return {**found, "energy subtracted": _number(row["negative_energy"]), "seeds": row["seeds"]}
 
 

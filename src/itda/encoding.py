@@ -12,7 +12,7 @@ from itda.data.sources import Sources
 from itda.explaining import place_of
 from itda.models.loading import Model
 from itda.options import checked
-from itda.pursuit import Codes, Coding, checked_coding
+from itda.pursuit import Codes, Coding, chosen_coding
 
 # Of the capture a dictionary was built from, what decides which activations it is meant for
 _INHERITED = ("window", "bos", "special_tokens", "sinks", "sink_ratio", "sink_norm", "roles")
@@ -55,7 +55,7 @@ def encode(
     where = place_of(dictionary, model, site, check_model)
     options = capture_options_of(dictionary, {"tokens": tokens, "seed": seed, **capture_options})
     run = Capture(model, corpus, [where], options)
-    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    used = chosen_coding(dictionary.coding, coding, steps)
     if memory is not None:
         dictionary.prepare(memory=memory)
     codes: list[Codes] = []

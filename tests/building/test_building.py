@@ -260,6 +260,7 @@ def test_a_shortfall_is_said():
         ({"atoms": 8, "steps": 9}, OptionError, "steps=9 is more than the 8 atoms"),
         ({"atoms": 50, "steps": 0}, OptionError, "steps must be"),
         ({"atoms": 50, "steps": 4, "coding": Coding(steps=4)}, OptionError, "not both"),
+        ({"max_unexplained": 0.5, "coding": Coding(steps=4, most=8)}, OptionError, "what K steps leave of any row"),
         ({"atoms": 50, "coding": "mp"}, OptionError, "Coding"),
         ({"max_unexplained": 1.5}, OptionError, "max_unexplained must be a number between 0 and 1"),
         ({"max_unexplained": "low"}, OptionError, "between 0 and 1"),

@@ -80,6 +80,12 @@ def test_how_codes_are_made_can_be_asked_for(run):
         "most": None,
         "stop_below": None,
     }
+    rule = ("--method", "paper", "--max-cosine-gap", 0.1, "--steps", 3)
+    for flags in ((), ("--exact",), ("--signed", "--exact")):
+        replicated = json.loads(run("build", *text[:3], *rule, *flags, "--out", "rule", "--json", "--overwrite"))
+        assert (replicated["coding"]["method"], replicated["coding"]["nonnegative"]) == ("mp", False)
+        assert replicated["coding"]["most"] is None
+    assert "--refit is for" in run("build", *text, "--steps", 3, "--refit", "--out", "no", code=2)
     run("build", *text, "--steps", 3, "--out", "varying")
     assert "3 steps in the mean, at most 6, of orthogonal matching pursuit" in " ".join(run("info", "varying").split())
     assert "Give --steps too" in run("build", *text, *signed, "--out", "unsteady", code=2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from itda import Coding, Corpus, build, build_from_activations, capture, evaluate, wrap
+from itda import Coding, Corpus, build, build_from_activations, capture, encode, evaluate, explain, wrap
 from itda.errors import CorpusError, MismatchError, ModelError, OptionError
 from itda.evaluation.statistics import DocumentSums, interval
 from itda.models.tokenizing import batch, windows
@@ -267,6 +267,32 @@ def test_sums_keep_documents_apart():
     assert table["count"].tolist() == [4, 2]
     assert table["vector"].tolist() == [[2, 2], [0, 0]]
     assert table["late"].tolist() == [5, 0]
+
+
+@pytest.mark.parametrize("site", ["attn_out.1", "attn_heads.1", "mlp_out.1", "mlp_neurons.1"])
+def test_other_places_are_measured_by_the_same_definitions(model, corpora, site):
+    dictionary = build(model, corpora[0], site=site, atoms=32, steps=4, progress=False)
+    found = evaluate(dictionary, model, corpora[1], tokens=None, progress=False)
+    rows, codes = held_out_rows(model, dictionary, corpora[1])
+    error = (rows.rows - dictionary.decode(codes)).double().square().sum()
+    around = (rows.rows.double() - rows.rows.double().mean(0)).square().sum()
+    assert found.fvu == pytest.approx(float(error / around), rel=1e-4)
+    assert found.fvu < found.baselines["mean"].fvu
+    assert abs(found.delta_ce) < abs(found.baselines["mean"].delta_ce) + 0.05
+    text = "the good king"
+    codes = dictionary.encode(capture(model, Corpus.from_texts([text]), site, progress=False))
+    assert explain(dictionary, model, text).unexplained == pytest.approx(float(codes.unexplained.mean()), abs=1e-4)
+
+
+def test_steps_and_a_coding_contradict_each_other(model, dictionary, corpora):
+    for measure in (
+        lambda **asked: evaluate(dictionary, model, corpora[1], progress=False, **asked),
+        lambda **asked: encode(dictionary, model, corpora[1], progress=False, **asked),
+        lambda **asked: dictionary.encode(torch.ones(2, 16), **asked),
+        lambda **asked: pursue(torch.ones(2, 16), dictionary.atoms, **asked),
+    ):
+        with pytest.raises(OptionError, match="not both"):
+            measure(steps=2, coding=Coding(steps=3))
 
 
 def test_other_codings_on_request(model, dictionary, corpora, report):

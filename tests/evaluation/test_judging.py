@@ -8,6 +8,8 @@ from itda.errors import ActivationError, FormatError, JudgeError, OptionError
 from support import tiny
 from support.judge import judge_service
 
+_NO_TEXT = '{"choices": [{"message": {"content": %s}}]}'
+
 
 @pytest.fixture(scope="module")
 def corpora():
@@ -115,9 +117,12 @@ def test_a_refusal_is_not_repeated(dictionary, held_out, tmp_path):
         with pytest.raises(JudgeError, match="status 401"):
             judge_atoms(dictionary, held_out, asking(service), answers=tmp_path / "a", atoms=2, progress=False)
         assert len(service.asked) == 1
-        service.failures = ["<html>"]
+        service.failures = ["<html>"] * 3
         with pytest.raises(JudgeError, match="not of the chat protocol"):
-            judge_atoms(dictionary, held_out, asking(service), answers=tmp_path / "a", atoms=2, progress=False)
+            judge_atoms(
+                dictionary, held_out, asking(service, retries=2), answers=tmp_path / "a", atoms=2, progress=False
+            )
+        assert len(service.asked) == 4, "such a body is asked for again"
 
 
 def test_nobody_there(dictionary, held_out, tmp_path):
@@ -142,14 +147,31 @@ def test_the_key_is_not_shown():
     assert "a-secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", ["null", "7"])
-def test_an_answer_without_text_is_no_answer(content, dictionary, held_out, tmp_path):
+@pytest.mark.parametrize("refusal", [400, 422, *(_NO_TEXT % content for content in ("null", "7"))])
+def test_a_question_that_has_no_answer_is_a_guess(refusal, dictionary, held_out, tmp_path):
     file = tmp_path / "a.jsonl"
+    how = {"answers": file, "atoms": 4, "progress": False}
     with judge_service(everything) as service:
-        service.failures = ['{"choices": [{"message": {"content": ' + content + "}}]}"]
-        with pytest.raises(JudgeError, match="no text"):
-            judge_atoms(dictionary, held_out, asking(service), answers=file, atoms=2, progress=False)
-        assert len(judge_atoms(dictionary, held_out, asking(service), answers=file, atoms=2, progress=False).atoms) == 2
+        tries = 1 if isinstance(refusal, int) else 3
+        service.failures = [refusal] * tries
+        found = judge_atoms(dictionary, held_out, asking(service, retries=2), **how)
+        assert found.unread == 1
+        assert len(service.asked) == tries + 3
+        assert judge_atoms(dictionary, held_out, asking(service), **how) == found
+        assert len(service.asked) == tries + 3, "it is not asked about again"
+
+
+@pytest.mark.parametrize("refusal", [400, _NO_TEXT % "null"])
+def test_a_judge_that_answers_nothing_is_no_judge(refusal, dictionary, held_out, tmp_path):
+    file = tmp_path / "a.jsonl"
+    how = {"answers": file, "atoms": 4, "progress": False}
+    with judge_service(everything) as service:
+        service.failures = [refusal] * 3
+        with pytest.raises(JudgeError, match="did not answer .*0 of 4 atoms are judged"):
+            judge_atoms(dictionary, held_out, asking(service, retries=0), **how)
+        assert not service.failures
+        assert not file.exists(), "no guess is kept"
+        assert judge_atoms(dictionary, held_out, asking(service), **how).unread == 0
 
 
 def test_a_number_of_any_length_can_be_read(dictionary, held_out, tmp_path):

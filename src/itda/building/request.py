@@ -122,6 +122,11 @@ class BuildRequest:
             raise OptionError(f"coding must be an itda Coding. Got {type(self.coding).__name__} instead.")
         if self.coding is not None and self.steps is not None:
             raise OptionError("Give steps= or coding=, not both: a Coding has its steps.")
+        if self.coding is not None and self.coding.most is not None and self.max_unexplained is not None:
+            raise OptionError(
+                "max_unexplained promises what K steps leave of any row, and this Coding has K in the mean (most=). "
+                "Leave most out."
+            )
         foreign = [name for name in _SPECIAL if getattr(self, name) is not None and name not in self._own]
         if foreign:
             owners = [method for method in _BUILDERS if foreign[0] in _names(method)]

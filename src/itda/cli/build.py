@@ -128,7 +128,7 @@ def build(
     from itda.data.files import check_free
     from itda.data.store import Store
     from itda.pursuit import default_coding
-    from itda.pursuit.codes import Method
+    from itda.pursuit.codes import Coding, Method
 
     checkpoint = out.with_name(f"{out.name}.checkpoint")
     if restart:
@@ -153,11 +153,15 @@ def build(
                 "--pursuit, --signed, --refit, --exact and --stop-at say how codes are made, and how many atoms these "
                 "have is a part of that. Give --steps too: by default it is a sixteenth of the width, from 4 to 40."
             )
-        coding = default_coding(steps).with_options(method=pursuit, refit=refit or None)
-        of_a_rule = method == "paper" or max_unexplained is not None
-        if exact or of_a_rule or stop_at is not None:
+        own = Coding(steps=steps) if method == "paper" else default_coding(steps)
+        coding = own.with_options(method=pursuit, refit=refit or None)
+        if refit and coding.method == "omp":
+            raise OptionError(
+                "Orthogonal pursuit fits by least squares at every step. --refit is for --pursuit mp or gp."
+            )
+        if exact or max_unexplained is not None or stop_at is not None:
             coding = replace(coding, most=None, stop_at=stop_at)
-        asked |= {"steps": None, "coding": replace(coding, nonnegative=not signed)}
+        asked |= {"steps": None, "coding": replace(coding, nonnegative=coding.nonnegative and not signed)}
     if entry is not None and store is None:
         raise OptionError("--entry is of a store. Give --store too.")
     spread = common.scale_options(shards, workers, address, worker_cpus, worker_gpus)

@@ -22,7 +22,7 @@ from itda.errors import CorpusError, OptionError
 from itda.models.loading import Model, checked_model
 from itda.models.losses import next_token_loss, predict
 from itda.options import whole
-from itda.pursuit import Coding, checked_coding
+from itda.pursuit import Coding, chosen_coding
 from itda.shown import Shown
 
 _NEAREST = 8
@@ -139,9 +139,7 @@ def measure_translation(
         raise CorpusError(f"No held-out token ends where one of {other.id!r} does. Give more text.")
     source = given.select(places)
     ids = source.sources.token_id, torch.cat([one.sources.token_id for one in found])
-    codes = there.original.encode(
-        source, coding=checked_coding(coding or there.original.coding).with_options(steps=steps)
-    )
+    codes = there.original.encode(source, coding=chosen_coding(there.original.coding, coding, steps))
     score = _Scorer(there, other, found, truth, ids[1])
     with progress_bars.bar("translate", None, show=progress):
         ways = {

@@ -22,7 +22,7 @@ from itda.data.token_means import TokenMeans
 from itda.errors import MismatchError, OptionError
 from itda.html import table
 from itda.options import whole
-from itda.pursuit import Codes, Coding, Prepared, checked_coding, prepare, pursue, rebuild
+from itda.pursuit import Codes, Coding, Prepared, chosen_coding, prepare, pursue, rebuild
 from itda.shapes import as_matrix
 
 _ID_BYTES = 16
@@ -178,7 +178,7 @@ class Dictionary:
             rows = rows.rows
         advice = f"Capture them at {self.site!r} of {self.model_id!r}." if self.provenance else ""
         matrix = as_matrix(rows, "rows", "N, D", width=self.width, advice=advice, look=False)
-        used = checked_coding(coding or self.coding).with_options(steps=steps)
+        used = chosen_coding(self.coding, coding, steps)
         if used.steps > len(self):
             raise OptionError(f"steps={used.steps} is more than the {len(self)} atoms of this dictionary. Lower steps.")
         mean = self.mean.to(matrix.device)

@@ -21,7 +21,7 @@ from itda.models.loading import Model
 from itda.models.losses import divergence, next_token_loss, predict
 from itda.models.tokenizing import TokenWindow
 from itda.options import seed_number, whole
-from itda.pursuit import Coding, checked_coding
+from itda.pursuit import Coding, chosen_coding
 from itda.shapes import finite
 
 _LOGIT_BYTES = 2**28  # log-probabilities (B, T, vocabulary) of one batch
@@ -121,7 +121,7 @@ def tally_windows(
         model, held_out, tokens=tokens, length=length, bos=captured.get("bos"), seed=seed,
         roles=captured.get("roles"),
     )  # fmt: skip
-    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    used = chosen_coding(dictionary.coding, coding, steps)
     randoms = random_atoms(dictionary, model, where, seed, memory=memory) if baselines else None
     if memory is not None:
         dictionary.prepare(memory=memory)

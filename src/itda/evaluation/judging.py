@@ -23,11 +23,13 @@ from itda.data.sources import Source
 from itda.errors import ActivationError, FormatError, JudgeError, OptionError
 from itda.evaluation.examples import Examples, examples_of
 from itda.options import seconds, seed_number, whole
-from itda.pursuit import Coding, checked_coding
+from itda.pursuit import Coding, chosen_coding
 from itda.shown import Quote, Shown
 
 _SHOWN = 5  # tokens that use the atom among those that are asked about, and as many that do not
 _ASK_AGAIN, _UNAVAILABLE = (408, 425, 429), 500
+_OF_THE_QUESTION = (400, 422)  # what a service says of a question that it will not answer
+_IN_A_ROW = 3  # questions that a judge does not answer, and then it is not the questions
 _LONGEST_WAIT = 120.0  # seconds, whatever a service asks for
 _LONGEST_NUMBER = 4  # digits of the number of a text
 _TASK = (
@@ -36,6 +38,10 @@ _TASK = (
     "active; the others have the same tokens at places where it is not, so go by the context. At which of the numbered "
     'ones is it active? Answer with JSON only, as {"active": [1, 4]}.'
 )
+
+
+class _UnansweredError(JudgeError):
+    """The service works, and has no answer to this question: a filter, a refusal, a limit of length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,24 +85,29 @@ class Judge:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         messages = [{"role": "system", "content": _TASK}, {"role": "user", "content": question}]
         body = {"model": self.model, "messages": messages, "temperature": 0}
-        problem = ""
+        problem, of_the_question = "", False
         for attempt in range(self.retries + 1):
             wait = self.first_wait * 2**attempt * (1 + random.random() / 4)  # not all at once after a failure
             try:
                 url = f"{self.url.rstrip('/')}/chat/completions"
                 answer = httpx.post(url, json=body, headers=headers, timeout=self.timeout)
             except httpx.HTTPError as error:
-                problem = f"{type(error).__name__}: {error}"
+                problem, of_the_question = f"{type(error).__name__}: {error}", False
             else:
                 if answer.status_code == httpx.codes.OK:
-                    return _content(answer.text)
-                problem = f"status {answer.status_code}: {answer.text[:200]}"
-                if answer.status_code not in _ASK_AGAIN and answer.status_code < _UNAVAILABLE:
+                    found, problem, of_the_question = _content(answer.text)
+                    if found is not None:
+                        return found
+                else:
+                    problem = f"status {answer.status_code}: {answer.text[:200]}"
+                    of_the_question = answer.status_code in _OF_THE_QUESTION
+                if not answer.is_success and answer.status_code not in _ASK_AGAIN and answer.status_code < _UNAVAILABLE:
                     break
                 wait = max(wait, _asked_to_wait(answer.headers.get("Retry-After")))
             if attempt < self.retries:
                 time.sleep(wait)
-        raise JudgeError(f"The judge at {self.url} did not answer ({problem}).")
+        kind = _UnansweredError if of_the_question else JudgeError
+        raise kind(f"The judge at {self.url} did not answer ({problem}).")
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,7 @@ class Judgement(Shown):
     interval: tuple[float, float]
     """95 % bootstrap interval over atoms."""
     unread: int = 0
-    """Answers that could not be read; they count as guesses."""
+    """Answers that could not be read, or were not given; they count as guesses."""
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain values."""
@@ -167,7 +178,8 @@ def judge_atoms(
         seed: of the draws.
         progress: draw a bar on stderr.
     Returns: the judgement; str() of it is a table.
-    Raises: JudgeError if the judge stops answering: what it said is kept; ActivationError without text; FormatError
+    Raises: JudgeError if the judge stops answering: what it said is kept, and a single question that it does not answer
+        counts as a guess; ActivationError without text; FormatError
         for a file of something else.
     Source: Paulo et al. 2024, detection scoring; here against tokens of the same kind.
     """
@@ -180,29 +192,38 @@ def judge_atoms(
     seed_number(seed)
     if not isinstance(activations, Activations) or not activations.sources.named:
         raise ActivationError("A judge reads text: give Activations, as itda.capture makes them.")
-    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    used = chosen_coding(dictionary.coding, coding, steps)
     codes = dictionary.encode(activations, coding=used)
     found, _ = examples_of(activations, codes, folds=1, atoms=atoms, count=_SHOWN, least=_SHOWN, seed=seed)
     file = Path(answers)
     known = _known(file)
     judged: list[Judged] = []
     unread = 0
+    unanswered: list[dict[str, Any]] = []  # kept once the judge is seen to answer others
     with progress_bars.bar("ask the judge", len(found), show=progress) as advance:
         for one in found:
             question, truth = _question(dictionary, activations, one, seed)
             key = _key(judge, question)
             if key not in known:
                 try:
-                    known[key] = judge.ask(question)
+                    answer = judge.ask(question)
                 except JudgeError as error:
-                    raise JudgeError(
-                        f"{error} {len(judged)} of {len(found)} atoms are judged and kept in {file}; the same call "
-                        "goes on from there."
-                    ) from error
-                _keep(file, {"key": key, "atom": one.atom, "question": question, "answer": known[key]})
+                    no_more = len(unanswered) + 1 >= min(_IN_A_ROW, len(found))
+                    if no_more or not isinstance(error, _UnansweredError):
+                        raise JudgeError(
+                            f"{error} {len(judged) - len(unanswered)} of {len(found)} atoms are judged and kept in "
+                            f"{file}; the same call goes on from there."
+                        ) from error
+                    answer = ""
+                known[key] = answer
+                unanswered.append({"key": key, "atom": one.atom, "question": question, "answer": answer})
+                if answer:
+                    _keep(file, unanswered)
+                    unanswered = []
             unread += _numbers(known[key]) is None
             judged.append(Judged(one.atom, dictionary.describe(one.atom), _right(known[key], truth)))
             advance(1)
+    _keep(file, unanswered)
     scores = np.array([one.right for one in judged])
     drawn = np.random.default_rng(seed).integers(len(scores), size=(1000, len(scores)))
     low, high = np.percentile(scores[drawn].mean(1), [2.5, 97.5]).tolist()
@@ -230,14 +251,13 @@ def _quote(source: Source) -> str:
     return "{}[{}]{}".format(*source.quoted(before=160, after=20))
 
 
-def _content(body: str) -> str:
+def _content(body: str) -> tuple[str | None, str, bool]:
+    """The text of an answer; or None, what is wrong with it, and whether that is for the question's sake."""
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise JudgeError(f"The judge's answer is not of the chat protocol: {body[:200]!r}.") from error
-    if not isinstance(content, str):
-        raise JudgeError(f"The judge's answer has no text: {body[:200]!r}.")
-    return content
+    except (ValueError, LookupError, TypeError):
+        return None, f"not of the chat protocol: {body[:200]!r}", False
+    return (content, "", False) if isinstance(content, str) else (None, f"no text: {body[:200]!r}", True)
 
 
 def _right(answer: str, truth: list[bool]) -> float:
@@ -279,6 +299,7 @@ def _known(file: Path) -> dict[str, str]:
     return known
 
 
-def _keep(file: Path, entry: dict[str, Any]) -> None:
+def _keep(file: Path, entries: list[dict[str, Any]]) -> None:
     # A line that a stop cut short stays a line of its own
-    files.append_bytes(file, f"\n{json.dumps(entry)}\n".encode())
+    for entry in entries:
+        files.append_bytes(file, f"\n{json.dumps(entry)}\n".encode())

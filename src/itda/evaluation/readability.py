@@ -18,7 +18,7 @@ from itda.data.sources import Source
 from itda.errors import ActivationError
 from itda.evaluation.examples import Examples, examples_of
 from itda.options import seed_number, whole
-from itda.pursuit import Coding, checked_coding
+from itda.pursuit import Coding, chosen_coding
 from itda.shown import Shown
 
 _SUFFIXES = (1, 2, 3, 4, 6, 8, 12, 16)  # characters before the token
@@ -138,7 +138,7 @@ def read_atoms(
     seed_number(seed)
     if not isinstance(activations, Activations) or not activations.sources.named:
         raise ActivationError("Atoms are read from text: give Activations, as itda.capture makes them.")
-    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    used = chosen_coding(dictionary.coding, coding, steps)
     codes = dictionary.encode(activations, coding=used)
     found, shown = examples_of(activations, codes, folds=_FOLDS, atoms=atoms, count=examples, least=_LEAST, seed=seed)
     reader = _Reader(activations)

@@ -14,7 +14,7 @@ from itda.data.activations import Activations
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import ActivationError, OptionError
 from itda.options import seed_number
-from itda.pursuit import Codes, Coding, checked_coding
+from itda.pursuit import Codes, Coding, chosen_coding
 from itda.shapes import as_matrix
 from itda.shown import Shown
 
@@ -99,7 +99,7 @@ def compare_codes(
     rows = as_matrix(activations, "activations", "N, D", width=dictionary.width)
     if len(rows) < 2:
         raise ActivationError(f"Codes are compared over rows; two at least are needed. Got {len(rows)}.")
-    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    used = chosen_coding(dictionary.coding, coding, steps)
     generator = torch.Generator().manual_seed(seed)
     own = dictionary.encode(rows, coding=used)
     if not bool((own.atoms >= 0).any()):

@@ -14,7 +14,7 @@ from itda.evaluation.measuring import Measurement
 from itda.evaluation.replacements import Replacements
 from itda.evaluation.report import Report
 from itda.options import whole
-from itda.pursuit import Coding, checked_coding
+from itda.pursuit import Coding, chosen_coding
 
 _ROWS_AT_ONCE = 4096
 
@@ -58,7 +58,7 @@ def evaluate_activations(
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     _check_tokens(captured, given.provenance.capture)
     longest = captured.get("sink_norm") if captured.get("sinks") == "drop" else None
-    used = checked_coding(coding or dictionary.coding).with_options(steps=steps)
+    used = chosen_coding(dictionary.coding, coding, steps)
     if memory is not None:
         dictionary.prepare(memory=memory)
     built_from = set(dictionary.documents)

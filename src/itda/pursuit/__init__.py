@@ -23,6 +23,7 @@ __all__ = [
     "Coding",
     "Prepared",
     "checked_coding",
+    "chosen_coding",
     "default_coding",
     "default_steps",
     "prepare",
@@ -117,10 +118,17 @@ def rebuild(codes: Codes, atoms: Tensor) -> Tensor:
 def _coding(coding: Coding | None, steps: int | None) -> Coding:
     if coding is None and steps is None:
         raise OptionError("pursue needs coding= or steps=. Give the number of pursuit steps, as in steps=40.")
-    if coding is None:
-        assert steps is not None
-        return Coding(steps=steps)
-    return checked_coding(coding).with_options(steps=steps)
+    return chosen_coding(Coding(steps=steps or 1), coding, steps)
+
+
+def chosen_coding(own: Coding, coding: Coding | None, steps: int | None) -> Coding:
+    """How codes are made: as asked for, or a dictionary's own way, with so many steps if they are asked for.
+
+    Raises: OptionError for both.
+    """
+    if coding is not None and steps is not None:
+        raise OptionError("Give steps= or coding=, not both: a Coding has its steps.")
+    return checked_coding(coding or own).with_options(steps=steps)
 
 
 def checked_coding(coding: Any) -> Coding:
