@@ -15,13 +15,13 @@ from itda.data.heads import name_heads
 from itda.data.mixtures import Ingredient
 from itda.data.provenance import Provenance
 from itda.data.sources import Source
-from itda.data.text_files import clean
 from itda.errors import CorpusError, OptionError
 from itda.html import MINUS, PLUS, element, join, table, visible
 from itda.models import tokenizing
 from itda.models.loading import Model, checked_model
 from itda.pursuit import Coding
 from itda.shown import Quote, Shown, printable
+from itda.texts import clean
 
 _SHOWN = 3  # atoms of a token on the terminal
 _CONTEXT = 34  # characters of an atom's text before its token on the terminal

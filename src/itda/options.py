@@ -1,6 +1,6 @@
 """Checks that every step's options share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from itda.errors import OptionError
@@ -82,6 +82,16 @@ def finite_number(name: str, value: Any) -> None:
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
         raise OptionError(f"{name} must be a finite number. Got {value!r} instead.")
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """What is given as several, as a list.
+
+    Raises: OptionError for a text alone, or what is not several.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise OptionError(f"{name} must be a list. Got {type(value).__name__} instead.")
+    return list(value)
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

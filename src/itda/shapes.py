@@ -34,6 +34,10 @@ def as_matrix(
         matrix = array if isinstance(array, Tensor) else torch.as_tensor(np.ascontiguousarray(array))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(f"{what} must be a matrix ({axes}) of numbers. Got {type(array).__name__} instead.") from error
+    if matrix.layout != torch.strided or matrix.is_quantized or matrix.is_meta or matrix.is_nested:
+        raise ShapeError(f"{what} must be a plain dense tensor ({axes}) in memory. Make it one (.to_dense()) first.")
+    if isinstance(array, np.ma.MaskedArray):
+        raise ShapeError(f"{what} must be a matrix ({axes}) of numbers. Got a masked array: fill its gaps first.")
     if matrix.is_complex() or matrix.dtype == torch.bool:
         raise ShapeError(f"{what} must be a matrix ({axes}) of real numbers. Got {matrix.dtype} instead.")
     if matrix.ndim != 2:

@@ -292,3 +292,14 @@ def test_a_full_disk_is_said_and_leaves_nothing(run, place, built, monkeypatch):
     assert "No space is left on the disk of" in error
     assert "What was written before is whole; free some space and run again" in error
     assert not list(place.glob("*full*"))
+
+
+def test_names_that_no_path_can_have(run, place):
+    long = "once upon a time " * 30
+    for verb in (["info", long], ["explain", long, "d"], ["sites", long], ["evaluate", long], ["store", "ls", long]):
+        error = run(*verb, code=2)
+        assert "Traceback" not in error
+        assert error.startswith("itda: ")
+    for out in (".", ""):
+        assert "Traceback" not in run("build", "model", "--corpus", "texts.json", "--out", out, code=2)
+    assert "names a folder" in run("build", "model", "--corpus", "texts.json", "--out", "/", code=2)

@@ -18,7 +18,7 @@ from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import ActivationError, MismatchError, OptionError
-from itda.options import whole
+from itda.options import listed, whole
 from itda.pursuit import Coding, prepare, pursue
 from itda.shapes import as_matrix
 
@@ -50,7 +50,7 @@ def merge(
     Raises: MismatchError if the parts do not belong together; OptionError for more atoms than there are; ShapeError;
         ActivationError if fewer atoms are left than codes have steps.
     """
-    parts = list(dictionaries)
+    parts = listed("dictionaries", dictionaries)
     _check(parts)
     there = sum(map(len, parts))
     if atoms is not None:

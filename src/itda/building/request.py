@@ -25,7 +25,7 @@ from itda.building.options import (
 from itda.building.paper import PaperBuilder
 from itda.building.snmf import SnmfBuilder
 from itda.errors import ActivationError, OptionError
-from itda.options import one_of, seed_number
+from itda.options import one_of, seed_number, whole
 from itda.plugins import Registry
 from itda.pursuit import Coding, default_coding, default_steps
 from itda.pursuit.memory import free
@@ -120,6 +120,8 @@ class BuildRequest:
         seed_number(self.seed)
         if self.coding is not None and not isinstance(self.coding, Coding):
             raise OptionError(f"coding must be an itda Coding. Got {type(self.coding).__name__} instead.")
+        if self.steps is not None:
+            whole("steps", self.steps)
         if self.coding is not None and self.steps is not None:
             raise OptionError("Give steps= or coding=, not both: a Coding has its steps.")
         if self.coding is not None and self.coding.most is not None and self.max_unexplained is not None:

@@ -21,7 +21,7 @@ from itda.data.sources import Sources
 from itda.data.store import Store
 from itda.errors import CorpusError, OptionError
 from itda.models.loading import Model, checked_model
-from itda.options import checked
+from itda.options import checked, listed
 
 __all__ = [
     "Capture",
@@ -69,8 +69,8 @@ def capture(
     Raises: SiteError, CorpusError, ModelError, OptionError; ActivationError for NaN or infinity; with a store also
         OutputError, FormatError, and MismatchError if it was begun when the model had other weights.
     """
-    sites = [site or checked_model(model).middle_site] if site is None or isinstance(site, str) else list(site)
-    run = Capture(model, corpus, sites, checked(CaptureOptions, options))
+    sites = [checked_model(model).middle_site] if site is None else [site] if isinstance(site, str) else site
+    run = Capture(model, corpus, listed("site", sites), checked(CaptureOptions, options))
     names = [place.name for place in run.sites]
     one = site is None or isinstance(site, str)
     if store is not None:

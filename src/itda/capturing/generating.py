@@ -18,7 +18,7 @@ from itda.errors import CorpusError, ModelError, OptionError
 from itda.models import tokenizing
 from itda.models.hooks import inference, recording
 from itda.models.loading import Model, checked_model
-from itda.options import whole
+from itda.options import listed, seed_number, whole
 from itda.shapes import finite
 
 _ONE_BY_ONE = {"num_beams": 1, "num_return_sequences": 1, "return_dict_in_generate": False}
@@ -59,7 +59,8 @@ def capture_generation(
     """
     checked_model(model)
     whole("new_tokens", new_tokens)
-    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    seed_number(seed)
+    given = [prompts] if isinstance(prompts, str) else listed("prompts", prompts)
     if not given or not all(isinstance(text, str) and text for text in given):
         raise CorpusError("There must be prompts, texts that are not empty, to go on from.")
     if model.remote or not hasattr(model.module, "generate") or not model.predicts:

@@ -57,6 +57,9 @@ def _with_exit_codes(verb: Callable[..., None]) -> Callable[..., None]:
         except ItdaError as error:
             print(f"itda: {error}", file=sys.stderr)
             raise typer.Exit(USER_ERROR) from error
+        except OSError as error:  # what the system says of a path or a device that was named
+            print(f"itda: {error}", file=sys.stderr)
+            raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
             print(
                 "itda: Interrupted. Nothing is half-written; the same build or capture goes on from here.",

@@ -130,7 +130,10 @@ def build(
     from itda.pursuit import default_coding
     from itda.pursuit.codes import Coding, Method
 
-    checkpoint = out.with_name(f"{out.name}.checkpoint")
+    beside = out if out.name else out.resolve()
+    if not beside.name:
+        raise OptionError(f"--out names a folder to write. Got {str(out)!r}.")
+    checkpoint = beside.with_name(f"{beside.name}.checkpoint")
     if restart:
         checkpoints.remove(checkpoint)
     targets = {name: out / name if site and len(site) > 1 else out for name in site or [""]}

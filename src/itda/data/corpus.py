@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,8 +13,9 @@ from itda.data import text_files
 from itda.data.chats import Turn, rendered
 from itda.data.embedded import embedded_documents
 from itda.data.token_ids import TokenReader
-from itda.errors import CorpusError, MissingExtraError
-from itda.options import share, whole
+from itda.errors import CorpusError
+from itda.options import seed_number, share, whole
+from itda.texts import clean
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -169,6 +171,7 @@ class Corpus:
         Raises: OptionError for a share outside (0, 1); CorpusError if a part would be empty.
         """
         share("held_out", held_out)
+        seed_number(seed)
         ids = self.ids
         if len(ids) < 2:
             raise CorpusError(
@@ -184,7 +187,12 @@ class Corpus:
         )
 
     def without(self, ids: Collection[str]) -> "Corpus":
-        """The corpus less the documents with these ids."""
+        """The corpus less the documents with these ids.
+
+        Raises: CorpusError for what is not several ids.
+        """
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise CorpusError(f"without takes ids of documents, as a list or set. Got {type(ids).__name__} instead.")
         return self._part(set(self.ids) - set(ids), self.name)
 
     def parts(self, count: int, *, tokens: int | None = None) -> tuple["Corpus", ...]:
@@ -287,38 +295,17 @@ class Corpus:
             tokenizer: where documents are token ids, what made them; see `from_texts`.
         Raises: MissingExtraError without the extra `data`; CorpusError without the column, or if it cannot be read.
         """
-        try:
-            import datasets
-        except ImportError as error:
-            raise MissingExtraError("Reading a Hugging Face dataset", "data") from error
-        if isinstance(dataset, str):
-            try:
-                loaded: Any = datasets.load_dataset(dataset, config, split=split, streaming=True)
-            except Exception as error:
-                raise CorpusError(f"The dataset {dataset!r} cannot be loaded: {error}") from error
-            name = dataset
-        else:
-            loaded, name = dataset, "dataset"
-            if isinstance(dataset, dict):
-                if split not in dataset:
-                    raise CorpusError(f"There is no split {split!r} here; there are {', '.join(map(str, dataset))}.")
-                loaded = dataset[split]
+        loaded, name = text_files.open_dataset(dataset, split=split, config=config)
+        if not isinstance(text_field, str):
+            raise CorpusError(f"text_field is the name of a column. Got {text_field!r} instead.")
+        rows: Any = loaded
         if limit is not None:
             whole("limit", limit)
-        rows = loaded if limit is None else loaded.take(limit)
-
-        def column() -> Iterator[Any]:
-            for row in rows:
-                if text_field not in row:
-                    raise CorpusError(
-                        f"The dataset {name!r} has no column {text_field!r}; its columns are "
-                        f"{', '.join(sorted(row))}. Name one of them with text_field=."
-                    )
-                yield row[text_field]
+            rows = loaded.take(limit) if hasattr(loaded, "take") else list(islice(loaded, limit))
 
         def read() -> Iterator[str]:
             try:
-                yield from text_files.as_texts(column(), name, _reader(tokenizer))
+                yield from text_files.as_texts(text_files.column(rows, text_field, name), name, _reader(tokenizer))
             except (OSError, ValueError, RuntimeError) as error:  # whatever a source that is streamed leads to
                 if isinstance(error, CorpusError):
                     raise
@@ -357,7 +344,7 @@ class Corpus:
         texts, turns = [], {}
         for number, messages in enumerate(found):
             text, said = rendered(messages, tokenizer, f"conversation {number} of {name or 'chats'}")
-            texts.append(text_files.clean(text, "a conversation"))
+            texts.append(clean(text, "a conversation"))
             turns[document_id(texts[-1])] = said
         return cls(lambda: texts, name or "chats", turns=turns)
 
@@ -387,4 +374,4 @@ def checked_corpus(corpus: Any) -> Corpus:
 @cache
 def _embedded_texts() -> list[str]:
     """Kept once read: three seconds of parsing for two megabytes."""
-    return [text_files.clean(text, "embedded") for text in embedded_documents()]
+    return [clean(text, "embedded") for text in embedded_documents()]

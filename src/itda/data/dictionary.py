@@ -19,7 +19,7 @@ from itda.data.mixtures import Mixtures
 from itda.data.provenance import Provenance
 from itda.data.sources import Source, Sources
 from itda.data.token_means import TokenMeans
-from itda.errors import MismatchError, OptionError
+from itda.errors import MismatchError, OptionError, ShapeError
 from itda.html import table
 from itda.options import whole
 from itda.pursuit import Codes, Coding, Prepared, chosen_coding, prepare, pursue, rebuild
@@ -190,6 +190,8 @@ class Dictionary:
 
         Raises: ShapeError if the codes use an atom that is not here.
         """
+        if not isinstance(codes, Codes):
+            raise ShapeError(f"decode takes the Codes that encode gives. Got {type(codes).__name__} instead.")
         device = codes.atoms.device
         return rebuild(codes, self.atoms.to(device)) + self.mean.to(device)
 
@@ -248,6 +250,9 @@ class Dictionary:
         whole("limit", limit)
         if sum(question is not None for question in (text, token, firing_on)) != 1:
             raise OptionError("find takes one question: a text, token= or firing_on=.")
+        for question in (text, token):
+            if question is not None and not (isinstance(question, str) and question):
+                raise OptionError(f"find looks for a text that is not empty. Got {question!r} instead.")
         if firing_on is not None:
             codes = self.encode(firing_on)
             score = codes.energy(len(self)).cpu()

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from itda.data.drafts import flush, refused, replaced_file, replaced_folder
 from itda.errors import FormatError, ItdaError, OutputError
+from itda.options import flag
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -39,8 +40,9 @@ def check_free(folder: Path, kind: str, *, overwrite: bool) -> None:
 
     Only a folder of the same kind that holds nothing else is ever overwritten.
 
-    Raises: OutputError.
+    Raises: OutputError; OptionError for an `overwrite` that is neither True nor False.
     """
+    flag("overwrite", overwrite)
     if not folder.exists():
         return
     if not overwrite:

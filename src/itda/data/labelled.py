@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from itda.data.text_files import clean
 from itda.errors import CorpusError
+from itda.texts import clean
 
 
 def read_labelled(

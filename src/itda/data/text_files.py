@@ -2,19 +2,18 @@
 
 import io
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from itda.data.token_ids import TokenReader, is_ids
 from itda.errors import CorpusError, MissingExtraError, OptionError
+from itda.texts import clean
 
 SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.zst", ".parquet")
 _ROWS_AT_ONCE = 1024  # of a Parquet file
 _NAME_IT = "Name the one with the text (text_field=, --text-field)."
-_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +100,6 @@ def as_texts(documents: Iterable[Any], where: str, reader: Callable[[], TokenRea
         tokens.tell()
 
 
-def clean(text: Any, where: str) -> str:
-    """The text itself, with lone surrogates (which no tokenizer or UTF-8 file can hold) replaced.
-
-    Raises: CorpusError if it is no string.
-    """
-    if not isinstance(text, str):
-        raise CorpusError(f"A document must be a string. Got {type(text).__name__} in {where}.")
-    return text if text.isascii() else _LONE_SURROGATES.sub("\ufffd", text)
-
-
 def _suffix(file: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if file.name.lower().endswith(suffix)), None)
 
@@ -141,6 +130,8 @@ def _parsed(line: str, number: int, file: Path) -> Any:
         raise CorpusError(
             f"Line {number} of {file} is not valid JSON: {error.msg} at character {error.pos}."
         ) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise CorpusError(f"Line {number} of {file} cannot be read: {error}.") from error
 
 
 def _lines(file: Path, how: Reading) -> Iterator[str]:
@@ -222,3 +213,42 @@ def _field(item: Any, text_field: str, file: Path) -> Any:
         chats = " Conversations are read with Corpus.from_chats (--role)." if "messages" in item else ""
         raise CorpusError(f"A document of {file} has no field {text_field!r}; it has {names}. {_NAME_IT}{chats}")
     return item[text_field]
+
+
+def open_dataset(dataset: Any, *, split: str, config: str | None) -> tuple[Iterable[Any], str]:
+    """A Hugging Face dataset that is named, or was opened, and what it is called.
+
+    Raises: MissingExtraError without the extra `data`; CorpusError if it cannot be loaded, or is none.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("Reading a Hugging Face dataset", "data") from error
+    if isinstance(dataset, str):
+        try:
+            return datasets.load_dataset(dataset, config, split=split, streaming=True), dataset
+        except Exception as error:
+            raise CorpusError(f"The dataset {dataset!r} cannot be loaded: {error}") from error
+    if isinstance(dataset, dict):
+        if split not in dataset:
+            raise CorpusError(f"There is no split {split!r} here; there are {', '.join(map(str, dataset))}.")
+        dataset = dataset[split]
+    if not isinstance(dataset, Iterable):
+        raise CorpusError(f"from_dataset takes a dataset, or its name. Got {type(dataset).__name__} instead.")
+    return dataset, "dataset"
+
+
+def column(rows: Iterable[Any], name: str, where: str) -> Iterator[Any]:
+    """What rows of a dataset have in one column.
+
+    Raises: CorpusError without it.
+    """
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise CorpusError(f"The rows of {where!r} must have columns. Got {type(row).__name__} instead.")
+        if name not in row:
+            raise CorpusError(
+                f"The dataset {where!r} has no column {name!r}; its columns are {', '.join(sorted(row))}. Name one of "
+                "them with text_field=."
+            )
+        yield row[name]

@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from itda.data.dictionary import Dictionary
-from itda.data.text_files import clean
 from itda.errors import CorpusError, OptionError
 from itda.evaluation.pooling import Features, Matrix, pool
 from itda.explaining import place_of
@@ -22,6 +21,7 @@ from itda.models.loading import Model
 from itda.options import seed_number, share, whole
 from itda.pursuit import Coding
 from itda.shown import Shown
+from itda.texts import clean
 
 OWN = "this dictionary"
 ALL = "all"

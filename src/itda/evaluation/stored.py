@@ -7,7 +7,7 @@ import torch
 
 from itda import progress as progress_bars
 from itda.data.activations import Activations
-from itda.data.dictionary import Dictionary
+from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.entries import RowsOnDisk
 from itda.errors import CorpusError, MismatchError, ShapeError
 from itda.evaluation.measuring import Measurement
@@ -52,6 +52,7 @@ def evaluate_activations(
             f"evaluate_activations takes Activations or StoredActivations. Got {type(activations).__name__}; "
             "capture them first."
         )
+    checked_dictionary(dictionary)
     whole("resamples", resamples)
     given = activations.whole() if isinstance(activations, RowsOnDisk) else activations
     dictionary.check_activations(given)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from itda.errors import ModelError, OptionError
 from itda.models.loading import Model
+from itda.texts import clean
 
 # Every forward pass has this many sequences by default, whatever the caller's batch: the last bits of an
 # activation depend on the shape of the batch. 16 keeps a 70B model's widest layer under 1 GB.
@@ -64,7 +65,7 @@ def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None
         bos: begin every window with the begin token (True), never (False), or as the tokenizer does (None).
     Returns: for each text its windows in order; none for a text without tokens.
     Raises: OptionError if a window has no room or is longer than the model takes; ModelError without
-        a begin token where one is asked for.
+        a begin token where one is asked for; CorpusError for what is no text.
     """
     tokenizer = model.tokenizer
     if length > model.positions:
@@ -82,6 +83,7 @@ def windows(model: Model, texts: Sequence[str], *, length: int, bos: bool | None
         raise OptionError(
             f"A window of {length} tokens has no room for text beside {length - room + added} special ones."
         )
+    texts = [clean(text, "what is read") for text in texts]
     if not texts:
         return []
     before = core.truncation, core.padding

@@ -128,7 +128,7 @@ def chosen_coding(own: Coding, coding: Coding | None, steps: int | None) -> Codi
     """
     if coding is not None and steps is not None:
         raise OptionError("Give steps= or coding=, not both: a Coding has its steps.")
-    return checked_coding(coding or own).with_options(steps=steps)
+    return checked_coding(own if coding is None else coding).with_options(steps=steps)
 
 
 def checked_coding(coding: Any) -> Coding:

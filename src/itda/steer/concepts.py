@@ -76,6 +76,8 @@ class Concept:
         """
         from sklearn.linear_model import LogisticRegression
 
+        features = scipy.sparse.csr_matrix(features)
+        whole("atoms", atoms)
         kinds = np.asarray(labels, bool)
         if kinds.shape != (features.shape[0],):
             raise OptionError(f"There must be a label for each text. Got {kinds.size} for {features.shape[0]}.")

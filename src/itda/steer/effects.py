@@ -13,6 +13,7 @@ from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import predict
 from itda.models.tokenizing import TokenWindow
+from itda.options import listed
 from itda.steer.positions import prompts_end
 
 
@@ -60,7 +61,8 @@ class NeutralText:
         if isinstance(texts, str):
             raise CorpusError("Neutral text is a list of texts. Got one text alone; put it into a list.")
         self._model = model
-        self._parts = [part for cut in tokenizing.windows(model, list(texts), length=model.window) for part in cut[:1]]
+        given = listed("neutral text", texts)
+        self._parts = [part for cut in tokenizing.windows(model, given, length=model.window) for part in cut[:1]]
         self._parts = [part for part in self._parts if len(part) > 1]
         if not self._parts:
             raise CorpusError("Neutral text needs at least one text of two tokens. Got none.")

@@ -9,12 +9,13 @@ import torch
 from itda.errors import CorpusError, OptionError
 from itda.models.hooks import inference
 from itda.models.loading import Model, checked_model
-from itda.options import whole
+from itda.options import listed, whole
 from itda.steer.applying import Gate, TextGate
 from itda.steer.effects import check_predicts
 from itda.steer.positions import Tokens
 from itda.steer.rules import RuleGate
 from itda.steer.vectors import SteeringVector
+from itda.texts import clean
 
 
 class Generated(NamedTuple):
@@ -54,7 +55,7 @@ def generate(
     whole("max_new_tokens", max_new_tokens)
     if vector is not None and not isinstance(vector, SteeringVector):
         raise OptionError(f"generate is steered by a steer.SteeringVector. Got {type(vector).__name__}.")
-    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    given = [prompts] if isinstance(prompts, str) else listed("prompts", prompts)
     if not given or not all(isinstance(prompt, str) and prompt for prompt in given):
         raise CorpusError("generate needs prompts that are texts and not empty.")
     encoded = [prompt_ids(model, prompt) for prompt in given]
@@ -91,7 +92,7 @@ def prompt_ids(model: Model, prompt: str) -> list[int]:
 
     Raises: CorpusError for a prompt without any.
     """
-    ids: list[int] = model.tokenizer(prompt)["input_ids"]
+    ids: list[int] = model.tokenizer(clean(prompt, "the prompts"))["input_ids"]
     ids = ids[:-1] if len(ids) > 1 and ids[-1] == model.tokenizer.eos_token_id else ids
     if not ids:
         raise CorpusError(f"The prompt {prompt!r} has no token for this model.")

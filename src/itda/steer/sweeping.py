@@ -12,7 +12,7 @@ from rich.text import Text
 from itda import progress as progress_bars
 from itda.errors import OptionError
 from itda.models.loading import Model
-from itda.options import finite_number
+from itda.options import finite_number, listed
 from itda.shown import Shown
 from itda.steer.effects import NeutralText, checked_contrast, contrast
 from itda.steer.positions import Tokens
@@ -126,7 +126,7 @@ def sweep(
     if not finite_at_least_one(most_perplexity):
         raise OptionError(f"most_perplexity is a factor of at least 1. Got {most_perplexity!r}.")
     text = NeutralText(model, neutral)
-    given = [checked_contrast(one) for one in contrasts]
+    given = [checked_contrast(one) for one in listed("contrasts", contrasts)]
     by_site = vectors
     if isinstance(vectors, SteeringVector):
         by_site = {name: vectors.at(name) for name in vectors.sites}

@@ -14,7 +14,7 @@ from itda.errors import MismatchError, OptionError, ShapeError
 from itda.models.fingerprints import ModelRecord
 from itda.models.hook_names import to_site
 from itda.models.loading import Model, checked_model
-from itda.options import finite_number, one_of
+from itda.options import above_zero, finite_number, one_of
 from itda.shapes import finite
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.directions import DIRECTIONS, UNPAIRED
@@ -116,7 +116,12 @@ class SteeringVector:
         """
         checked_model(model)
         place = model.site(site)
-        found = torch.as_tensor(direction, dtype=torch.float32)
+        if norm is not None:
+            above_zero("norm", norm)
+        try:
+            found = torch.as_tensor(direction, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ShapeError(f"A direction is a vector of numbers. Got {type(direction).__name__} instead.") from error
         if found.ndim != 1 or (place.width is not None and len(found) != place.width):
             raise ShapeError(f"A direction at {site!r} must be of shape ({place.width},). Got {_shape(found)} instead.")
         return cls(
@@ -142,11 +147,17 @@ class SteeringVector:
         provenance = dictionary.provenance
         if provenance is None:
             raise OptionError("This dictionary was built from a bare array, so its atoms belong to no model.")
+        if not isinstance(weights, Mapping):
+            raise OptionError(f"from_atoms takes {{atom: weight}}. Got {type(weights).__name__} instead.")
+        for weight in weights.values():
+            finite_number("a weight", weight)
         wrong = [atom for atom in weights if not isinstance(atom, int) or not 0 <= atom < len(dictionary)]
         if wrong or not weights:
             raise OptionError(
                 f"Atoms are numbers from 0 to {len(dictionary) - 1}. Got {wrong[0] if wrong else 'none'!r}."
             )
+        if not any(weights.values()):
+            raise OptionError("All of these weights are 0: there is no direction. Give one that is not.")
         places = torch.tensor(list(weights))
         direction = torch.tensor(list(weights.values()), dtype=torch.float32) @ dictionary.atoms[places]
         lengths = torch.linalg.vector_norm(dictionary.atoms * dictionary.norms[:, None] + dictionary.mean, dim=1)
