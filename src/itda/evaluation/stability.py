@@ -110,17 +110,18 @@ def compare_codes(
         distance = torch.linalg.vector_norm(rows - dictionary.mean, dim=1, keepdim=True)
         moved = rows + length * distance * random
         changes[f"noise of {length:g}"] = kept(own, dictionary.encode(moved, coding=used), seed=seed)
-    exactly = own if used.most is None else dictionary.encode(rows, coding=used, steps=used.steps)
+    exactly = own if used.most is None else dictionary.encode(rows, coding=used.with_options(steps=used.steps))
     for more in (-1, 1):
         if 1 <= used.steps + more <= len(dictionary):
-            codes = dictionary.encode(rows, coding=used, steps=used.steps + more)
+            codes = dictionary.encode(rows, coding=used.with_options(steps=used.steps + more))
             changes[f"{used.steps + more} steps"] = kept(exactly, codes, seed=seed)
     for name, other in (others or {}).items():
         if name in changes:
             raise OptionError(f"{name!r} is the name of a change that is measured anyway. Choose another.")
         dictionary.check_same_place(other, repr(name))
         counterpart = counterparts(dictionary, other, signed=not used.nonnegative)
-        codes = other.encode(rows, coding=used, steps=None if used.steps <= len(other) else len(other))
+        fewer = None if used.steps <= len(other) else len(other)
+        codes = other.encode(rows, coding=used.with_options(steps=fewer))
         same = len(set(counterpart[counterpart >= 0].tolist())) / len(other)
         found = kept(own, codes, counterpart=counterpart, seed=seed)
         changes[name] = Kept(found.atoms, found.energy, found.chance, same)

@@ -73,7 +73,9 @@ def resolve(module: nn.Module, name: str) -> Site:
     Raises: SiteError that names the nearest sites there are.
     """
     if not isinstance(name, str):
-        raise SiteError(f"A site is named by a text, as resid_post.3. Got {type(name).__name__} instead.")
+        raise SiteError(
+            f"A site is named by a text, as resid_post.3. Got {type(name).__name__}. List all with: itda sites MODEL"
+        )
     name = _own_name(module, name)
     modules = dict(module.named_modules())
     if name in modules and name:
