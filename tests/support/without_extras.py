@@ -51,7 +51,7 @@ def features(dictionary: itda.Dictionary, model: object, folder: Path) -> list[t
         ("data", lambda: itda.Corpus.from_files(folder / "a.parquet").ids),
         ("data", lambda: itda.Corpus.from_files(folder / "b.jsonl.zst").ids),
         ("plots", lambda: figures.check(folder / "a.svg")),
-        ("view", lambda: view.view([folder])),
+        ("view", lambda: view.view(None, [folder])),
         ("scale", lambda: scale.build("embedded", text, folder=folder / "parts", shards=2, atoms=4, progress=False)),
         ("remote", lambda: nnsight.load("gpt2")),
         ("gguf", lambda: gguf.write(folder / "v.gguf", "gpt2", {1: np.ones(4, np.float32)})),
