@@ -105,6 +105,7 @@ def test_a_dictionary_that_was_replaced_is_not_mixed_up(run, built, place):
 def test_the_browser_is_opened_at_the_address_with_its_token(run, built, place, monkeypatch):
     import itda.view.serving as module
 
+    run("view", "runs/model", "--prepare", "--tokens", 200)
     opened, said = [], []
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
 
