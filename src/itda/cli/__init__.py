@@ -57,6 +57,8 @@ def _with_exit_codes(verb: Callable[..., None]) -> Callable[..., None]:
         except ItdaError as error:
             print(f"itda: {error}", file=sys.stderr)
             raise typer.Exit(USER_ERROR) from error
+        except BrokenPipeError:  # whoever read the output has gone, as `head` does: click ends quietly
+            raise
         except OSError as error:  # what the system says of a path or a device that was named
             print(f"itda: {error}", file=sys.stderr)
             raise typer.Exit(USER_ERROR) from error
