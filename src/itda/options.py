@@ -99,5 +99,5 @@ def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 
     Raises: OptionError.
     """
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise OptionError(f"{name} must be one of {', '.join(allowed)}. Got {value!r} instead.")

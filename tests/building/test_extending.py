@@ -47,15 +47,36 @@ def test_what_was_missed_is_explained(dictionary, grown, model):
     assert after < 0.6 * before
 
 
-def test_growing_is_worth_nearly_as_much_as_building_anew():
+def test_mixtures_are_added_to_mixtures(model, tmp_path):
+    small = build(model, Corpus.from_texts(tiny.KINGS), site="resid_post.1", atoms=40, method="mixture", progress=False)
+    grown = extend(small, model, Corpus.from_texts(MORE), atoms=24, progress=False)
+    assert grown.kind == "mixtures"
+    assert torch.equal(grown.atoms[:40], small.atoms)
+    assert [grown.mixtures[atom] for atom in range(40)] == [small.mixtures[atom] for atom in range(40)]
+    found = capture(model, Corpus.from_texts(MORE), "resid_post.1", progress=False)
+    there = dict(zip(found.sources.keys(), found.rows, strict=True))
+    keys, parts = grown.mixtures.sources.keys(), small.mixtures.weights.shape[1]
+    for atom in range(40, 64):
+        weights = grown.mixtures.weights[atom]
+        mixed = sum(weights[place] * there[keys[atom * parts + place]] for place in range(parts))
+        assert torch.allclose(grown.activations[atom], mixed, atol=1e-4)
+    before, after = (float(made.encode(found.rows).unexplained.mean()) for made in (small, grown))
+    assert after < 0.6 * before
+    again = extend(grown, model, Corpus.from_texts(["a lamp was lit in every house"] * 2), atoms=4, progress=False)
+    again.save_pretrained(tmp_path / "d")
+    assert len(Dictionary.from_pretrained(tmp_path / "d").mixtures) == 68
+
+
+@pytest.mark.parametrize("method", ["budget", "mixture"])
+def test_growing_is_worth_nearly_as_much_as_building_anew(method):
     rows, held_out = coherent(6000, 32, 1)[0], coherent(2000, 32, 1)[0]
-    small = build_from_activations(rows, atoms=64, steps=4, progress=False)
-    large = build_from_activations(rows, atoms=128, steps=4, progress=False)
+    small = build_from_activations(rows, atoms=64, steps=4, method=method, progress=False)
+    large = build_from_activations(rows, atoms=128, steps=4, method=method, progress=False)
     grown = extend_from_activations(small, rows, atoms=64, progress=False)
     left = {name: float(made.encode(held_out, steps=4).unexplained.mean()) for name, made in
             (("small", small), ("large", large), ("grown", grown))}  # fmt: skip
     assert left["grown"] < left["small"]
-    assert left["grown"] < left["large"] + 0.5 * (left["small"] - left["large"])
+    assert left["grown"] < left["large"] + 0.5 * (left["small"] - left["large"]), left
 
 
 def test_the_same_seed_gives_the_same_atoms(dictionary, model):
@@ -89,9 +110,9 @@ def test_bad_input(dictionary, model):
         extend_from_activations(bare, bare.activations, atoms=4, progress=False)
     with pytest.raises(ActivationError, match="nothing to add"):
         extend_from_activations(bare, bare.mean.expand(6, -1), atoms=4, progress=False)
-    mixed = build_from_activations(rows, atoms=20, method="mixture", progress=False)
-    with pytest.raises(OptionError, match="mixtures"):
-        extend_from_activations(mixed, rows, atoms=4)
+    learned = build_from_activations(rows, atoms=20, method="learned", progress=False)
+    with pytest.raises(OptionError, match="belong to no text"):
+        extend_from_activations(learned, rows, atoms=4)
 
 
 def test_bare_rows_are_numbered_on_and_named_ones_keep_names():

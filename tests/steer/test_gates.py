@@ -65,8 +65,16 @@ def test_bad_input_is_refused():
         steer.find_threshold([1.0, 2.0], [True])
     with pytest.raises(ShapeError, match="finite"):
         steer.find_threshold([1.0, float("nan")], [True, False])
+    with pytest.raises(OptionError, match="1 and 0"):
+        steer.find_threshold([1.0, 2.0, 3.0], [0, 1, 2])
+    for scores, labels in (([1.0, 2.0], ["no", "yes"]), (torch.ones(2, dtype=torch.complex64), [1, 0]), (2.0, 1)):
+        with pytest.raises(ShapeError):
+            steer.find_threshold(scores, labels)
     with pytest.raises(ShapeError):
         steer.ProjectionGate(torch.ones(2, 2))
+    for kind in (torch.bool, torch.int64, torch.complex64):
+        with pytest.raises(ShapeError, match="floating point"):
+            steer.ProjectionGate(torch.ones(2, dtype=kind))
     with pytest.raises(OptionError, match="threshold"):
         steer.ProjectionGate(torch.ones(2), float("inf"))
     bare = itda.build_from_activations(torch.randn(50, 16), atoms=4, steps=1, progress=False)

@@ -83,6 +83,10 @@ def test_algebra(vector):
     )
     assert float(vector.orthogonal_to(other).directions[SITE] @ other.directions[SITE]) == pytest.approx(0, abs=1e-6)
     assert torch.equal(vector.orthogonal_to(other).directions["resid_post.0"], vector.directions["resid_post.0"])
+    with pytest.raises(OptionError, match="nothing of it is left"):
+        other.orthogonal_to(-2 * other)
+    with pytest.raises(OptionError, match="SteeringVector"):
+        other.orthogonal_to(other.directions[SITE])
     assert vector.at(SITE).sites == (SITE,)
     with pytest.raises(OptionError, match="resid_post.2"):
         vector.at("resid_post.2")

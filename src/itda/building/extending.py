@@ -9,7 +9,10 @@ from torch import Tensor
 
 from itda import progress as progress_bars
 from itda.building.calibrating import calibrated
-from itda.building.pools import Encoder, Pool, pool_of
+from itda.building.builder import Atoms
+from itda.building.mixture import mixtures_beside
+from itda.building.options import MixtureOptions
+from itda.building.pools import Encoder, Pool, activations_of, pool_of
 from itda.building.proposing import propose, propose_rows
 from itda.building.request import check_room
 from itda.building.reservoir import Reservoir
@@ -20,6 +23,7 @@ from itda.data.corpus import Corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.entries import RowsOnDisk
 from itda.data.lots import evenly
+from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import ActivationError, CorpusError, OptionError
@@ -77,25 +81,22 @@ def extend_from_activations(
     """Add atoms from rows that are already there; see `extend`.
 
     In rounds, rows come in that would save the most beside all that is there, and of the new ones those stay that
-    carry the most.
+    carry the most. Mixtures begin at these.
 
     Args:
-        dictionary: whose atoms are activations.
+        dictionary: whose atoms are activations, or mixtures of them; the new ones will be alike.
         rows: Activations of its site, or a matrix (N, D) for a dictionary of bare rows.
         atoms: how many more.
         sources: where the rows of a bare matrix come from, as of `build_from_activations`, for a dictionary that was
             built with them; without, rows are numbered on.
         seed: of every random choice.
         progress: draw a bar on stderr.
-    Raises: OptionError for mixtures or learned atoms, or more atoms than rows; ActivationError; MismatchError.
+    Raises: OptionError for learned atoms, or more atoms than rows; ActivationError; MismatchError.
     """
     checked_dictionary(dictionary)
     whole("atoms", atoms)
     seed_number(seed)
-    if dictionary.kind != "activations":
-        raise OptionError(
-            f"Activations cannot be added to atoms that are {dictionary.kind}. Build with method='budget' or 'greedy'."
-        )
+    dictionary.check_named("Adding atoms")
     given = _given(dictionary, rows, sources)
     if atoms > len(given):
         raise OptionError(f"There are {len(given):,} rows to take atoms from. Got atoms={atoms:,}; ask for fewer.")
@@ -104,11 +105,15 @@ def extend_from_activations(
     pool = pool_of(matrix - dictionary.mean, known, dictionary.mean)
     if not len(pool.rows):
         raise ActivationError("These rows are all the dictionary's mean, so there is nothing to add.")
-    encode = Encoder(dictionary.coding.asked, "auto", None)
-    chosen = _chosen(dictionary.atoms, pool, atoms, encode, torch.Generator().manual_seed(seed), progress)
+    encode, generator = Encoder(dictionary.coding.asked, "auto", None), torch.Generator().manual_seed(seed)
+    chosen = _chosen(dictionary.atoms, pool, atoms, encode, generator, progress)
     if not len(chosen):
         raise ActivationError("Nothing in these rows is missed by the dictionary, so there is nothing to add.")
-    unit = torch.cat([dictionary.atoms, pool.units(chosen)])
+    added = activations_of(pool, chosen)
+    if dictionary.mixtures is not None:
+        added = _mixed(dictionary, dictionary.mixtures, pool, chosen, encode, generator, progress)
+    mixtures = [part.mixtures for part in (dictionary, added) if part.mixtures is not None]
+    unit = torch.cat([dictionary.atoms, added.prepared.atoms])
     sample = pool.rows[evenly(len(pool.rows), _SAMPLE_ROWS)]
     prepared, coding = prepare(unit), dictionary.coding
     # As many atoms in the mean of these rows, but no row is told less than before
@@ -123,9 +128,9 @@ def extend_from_activations(
     return replace(
         dictionary,
         atoms=unit,
-        norms=torch.cat([dictionary.norms, pool.norms[chosen]]),
+        norms=torch.cat([dictionary.norms, added.norms]),
         coding=coding,
-        sources=Sources.concatenate([dictionary.sources, pool.sources.select(chosen)]),
+        sources=Sources.concatenate([dictionary.sources, added.sources]),
         build=BuildRecord(
             method="extend",
             options=options,
@@ -139,6 +144,7 @@ def extend_from_activations(
         usage_energy=codes.energy(len(unit)),
         documents=tuple(dict.fromkeys([*dictionary.documents, *given.documents])),
         token_means=_token_means(dictionary, given),
+        mixtures=Mixtures.concatenate(mixtures) if mixtures else None,
     )
 
 
@@ -205,3 +211,14 @@ def _chosen(old: Tensor, pool: Pool, count: int, encode: Encoder, generator: tor
             chosen = chosen[torch.argsort(energy, descending=True, stable=True)[:size]]
             advance(1)
     return chosen.sort().values
+
+
+def _mixed(
+    dictionary: Dictionary, mixtures: Mixtures, pool: Pool, chosen: Tensor, encode: Encoder,
+    generator: torch.Generator, progress: bool,
+) -> Atoms:  # fmt: skip
+    """Mixtures of rows of the pool that begin at those chosen, of as many parts as the dictionary's."""
+    passes, parts = MixtureOptions.passes, mixtures.weights.shape[1]
+    with progress_bars.bar("mix", passes * len(pool.rows), show=progress) as advance:
+        encode = encode._replace(advance=advance)
+        return mixtures_beside(dictionary.atoms, pool, pool.units(chosen), encode, parts, passes, generator)

@@ -48,7 +48,9 @@ class Pull:
         return torch.where(lengths > _LEAST, self.sums / lengths.clamp(min=_LEAST), atoms)
 
 
-def learn(rows: Tensor, atoms: Tensor, encode: Encoder, passes: int, generator: torch.Generator) -> Tensor:
+def learn(
+    rows: Tensor, atoms: Tensor, encode: Encoder, passes: int, generator: torch.Generator, *, fixed: int = 0
+) -> Tensor:
     """Atoms float32 (A, D) after some passes over rows (N, D), beginning with `atoms`.
 
     Args:
@@ -57,13 +59,16 @@ def learn(rows: Tensor, atoms: Tensor, encode: Encoder, passes: int, generator: 
         encode: how codes are made.
         passes: over all rows.
         generator: of the order of the rows.
+        fixed: so many atoms, the first, stay where they are.
     """
     pull = Pull(atoms)
     for _ in range(passes):
         for block in blocks_of(len(rows), len(atoms), generator):
             codes = encode(rows[block], atoms)
             pull.add(rows[block], codes, atoms)
-            atoms = _not_too_far(atoms, pull.targets(atoms), rows[block], codes)
+            targets = pull.targets(atoms)
+            targets[:fixed] = atoms[:fixed]
+            atoms = _not_too_far(atoms, targets, rows[block], codes)
     return atoms
 
 

@@ -3,12 +3,13 @@
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from itda.building.builder import Atoms
 from itda.building.learning import Pull, blocks_of, learn
 from itda.building.mixing import Mix
 from itda.building.options import MixtureOptions
-from itda.building.pools import Pool, PoolBuilder, mixtures_of
+from itda.building.pools import Encoder, Pool, PoolBuilder, mixtures_of
 from itda.building.resembling import Likeness
 from itda.building.starting import novel
 
@@ -28,21 +29,40 @@ class MixtureBuilder(PoolBuilder):
     options: MixtureOptions
 
     def _atoms(self, pool: Pool, generator: torch.Generator) -> Atoms:
-        size, encode = min(self.wanted, len(pool.rows)), self.encoder
-        start = pool.units(novel(pool, size, encode))
-        free = (self.options.passes + 1) // 2
-        learned = learn(pool.rows, start, encode, free, generator)
-        likeness = Likeness.of(pool.rows, learned, encode, exponent=_EXPONENT)
-        mix = Mix.of(learned, pool, likeness, self.options.parts)
-        pull = Pull(learned)
-        for _ in range(self.options.passes - free):
-            blocks = blocks_of(len(pool.rows), size, generator)
-            for number, block in enumerate(blocks):
-                atoms = mix.atoms
-                pull.add(pool.rows[block], encode(pool.rows[block], atoms), atoms, strength=_STRENGTH)
-                follow = mix.choose if number % -(-len(blocks) // _CHOICES) == 0 else mix.weigh
-                follow(pull.targets(atoms))
-        return mixtures_of(pool, mix.weights, mix.rows)
+        size = min(self.wanted, len(pool.rows))
+        start = pool.units(novel(pool, size, self.encoder))
+        none = torch.empty((0, pool.rows.shape[1]))
+        return mixtures_beside(none, pool, start, self.encoder, self.options.parts, self.options.passes, generator)
 
     def _to_encode(self, rows: int) -> int:
         return self.options.passes * rows
+
+
+def mixtures_beside(
+    there: Tensor, pool: Pool, start: Tensor, encode: Encoder, parts: int, passes: int, generator: torch.Generator
+) -> Atoms:
+    """Mixtures of a pool's rows that serve best beside atoms that are there and stay as they are.
+
+    Args:
+        there: unit atoms (B, D); none for a dictionary of mixtures only.
+        pool: the rows, the mean of the atoms that are there taken off.
+        start: unit atoms (A, D) where the mixtures begin.
+        encode: how codes are made.
+        parts: activations in a mixture, at most.
+        passes: over the pool; half of them while atoms are free to move.
+        generator: of the order of the rows.
+    """
+    fixed = len(there)
+    free = (passes + 1) // 2
+    learned = learn(pool.rows, torch.cat([there, start]), encode, free, generator, fixed=fixed)
+    likeness = Likeness.of(pool.rows, learned, encode, exponent=_EXPONENT)
+    mix = Mix.of(learned[fixed:], pool, likeness, parts)
+    pull = Pull(learned)
+    for _ in range(passes - free):
+        blocks = blocks_of(len(pool.rows), len(learned), generator)
+        for number, block in enumerate(blocks):
+            atoms = torch.cat([there, mix.atoms])
+            pull.add(pool.rows[block], encode(pool.rows[block], atoms), atoms, strength=_STRENGTH)
+            follow = mix.choose if number % -(-len(blocks) // _CHOICES) == 0 else mix.weigh
+            follow(pull.targets(atoms)[fixed:])
+    return mixtures_of(pool, mix.weights, mix.rows)

@@ -29,11 +29,13 @@ def find_threshold(scores: Any, labels: Sequence[bool] | Tensor) -> Threshold:
 
     Args:
         scores: float (n,).
-        labels: which are positive.
-    Raises: ShapeError; OptionError where there is one kind only.
+        labels: which are positive: True and False, or 1 and 0.
+    Raises: ShapeError; OptionError for other labels, or where there is one kind only.
     """
-    values = torch.as_tensor(scores, dtype=torch.float64).flatten()
-    positive = torch.as_tensor(labels).bool().flatten()
+    values, positive = _column(scores, "scores").double(), _column(labels, "labels")
+    if not bool(((positive == 0) | (positive == 1)).all()):
+        raise OptionError("The labels must be True and False, or 1 and 0.")
+    positive = positive.bool()
     if len(values) != len(positive):
         raise ShapeError(f"There must be as many labels as scores. Got {len(positive)} and {len(values)}.")
     if not bool(values.isfinite().all()):
@@ -50,6 +52,17 @@ def find_threshold(scores: Any, labels: Sequence[bool] | Tensor) -> Threshold:
     best = torch.nonzero(accuracy >= accuracy.max() - 1e-12)[:, 0]
     place = best[widths[best].argmax()]
     return Threshold(float(cuts[place]), float(accuracy[place]))
+
+
+def _column(values: Any, what: str) -> Tensor:
+    """Real numbers or booleans (n,)."""
+    try:
+        column = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(f"The {what} must be a list of numbers. Got {type(values).__name__}.") from error
+    if column.ndim != 1 or column.is_complex():
+        raise ShapeError(f"The {what} must be real numbers of shape (n,). Got {column.dtype} of {tuple(column.shape)}.")
+    return column
 
 
 @dataclass(frozen=True)
@@ -89,6 +102,8 @@ class ProjectionGate:
         finite_number("threshold", self.threshold)
         if not isinstance(self.direction, Tensor) or self.direction.ndim != 1:
             raise ShapeError("A gate's direction must be of shape (D,).")
+        if not self.direction.is_floating_point():
+            raise ShapeError(f"A gate's direction must be of floating point. Got {self.direction.dtype}.")
         finite(self.direction[None], "The direction of a gate")
 
     def scores(self, rows: Tensor) -> Tensor:

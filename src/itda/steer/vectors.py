@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Method = Literal["mean", "pca", "pca_centred", "logistic"]
 Pairs = Sequence[tuple[str, str]]
+_NOTHING = 1e-5  # of a direction's length: what rounding leaves
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -247,11 +248,19 @@ class SteeringVector:
         return replace(self, directions={name: unit(one) for name, one in self.directions.items()})
 
     def orthogonal_to(self, other: "SteeringVector") -> Self:
-        """Less its part along another one, at the sites that both have."""
+        """Less its part along another one, at the sites that both have.
+
+        Raises: OptionError where nothing else is in it.
+        """
+        if not isinstance(other, SteeringVector):
+            raise OptionError(f"orthogonal_to takes another SteeringVector. Got {type(other).__name__}.")
         directions = dict(self.directions)
         for name in set(directions) & set(other.directions):
             along = unit(other.directions[name])
-            directions[name] = directions[name] - (directions[name] @ along) * along
+            left = directions[name] - (directions[name] @ along) * along
+            if float(left.norm()) <= _NOTHING * float(directions[name].norm()):
+                raise OptionError(f"At {name!r} the vector points along the other one, so nothing of it is left.")
+            directions[name] = left
         return replace(self, directions=directions)
 
     def at(self, *sites: str) -> Self:
@@ -259,8 +268,8 @@ class SteeringVector:
 
         Raises: OptionError for a site it was not fitted at.
         """
-        sites = tuple(to_site(name) for name in sites)
-        unknown = [name for name in sites if name not in self.directions]
+        sites = tuple(to_site(name) if isinstance(name, str) else name for name in sites)
+        unknown = [name for name in sites if not isinstance(name, str) or name not in self.directions]
         if unknown or not sites:
             raise OptionError(
                 f"This vector is at {', '.join(self.sites)}. Got {unknown[0] if unknown else 'no site'!r}."
