@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from itda import progress as progress_bars
-from itda.building.calibrating import calibrated
 from itda.building.builder import Atoms
+from itda.building.calibrating import calibrated
 from itda.building.mixture import mixtures_beside
 from itda.building.options import MixtureOptions
 from itda.building.pools import Encoder, Pool, activations_of, pool_of
