@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from itda import progress as progress_bars
 from itda.capturing import decomposed, window_length
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.data.heads import name_heads
@@ -171,6 +172,7 @@ def explain(
     site: str | None = None,
     check_model: bool = True,
     backend: str = "auto",
+    progress: bool = True,
 ) -> Explanation:
     """Write the activation at each token of a text as a sum of atoms.
 
@@ -182,6 +184,7 @@ def explain(
         site: where, for a dictionary that was built from a bare array.
         check_model: refuse a model with other weights than the dictionary's.
         backend: of the pursuit.
+        progress: draw a bar on stderr, for a text of several windows.
     Returns: for each token its atoms, coefficients and the text they come from.
     Raises: CorpusError for a text without tokens; MismatchError; OptionError.
     """
@@ -197,29 +200,31 @@ def explain(
     names = tokenizing.token_names(model)
     place = model.site(where)
     tokens: list[ExplainedToken] = []
-    for part in parts:
-        values = model.read(tokenizing.batch(model, [part], length=None), [place])[place.name][0].float()
-        keep = decomposed(part, values, captured)
-        codes = dictionary.encode(values.cpu(), steps=steps, coding=coding, backend=backend)
-        for index, kept in enumerate(keep.tolist()):
-            start, end, token_id = int(part.starts[index]), int(part.ends[index]), int(part.token_ids[index])
-            used = codes.atoms[index] >= 0
-            chosen = sorted(
-                zip(codes.atoms[index][used].tolist(), codes.coefficients[index][used].tolist(), strict=True),
-                key=lambda pair: -abs(pair[1]),
-            )
-            pieces = tuple(_piece(dictionary, atom, value) for atom, value in chosen)
-            tokens.append(
-                ExplainedToken(
-                    token=text[start:end] or names.get(token_id, ""),
-                    token_id=token_id,
-                    char_start=start,
-                    char_end=end,
-                    unexplained=float(codes.unexplained[index]) if kept else None,
-                    pieces=pieces if kept else (),
-                    left_out=None if kept else "special" if part.special[index] else "sink",
+    with progress_bars.bar("explain", len(parts), show=progress and len(parts) > 1) as advance:
+        for part in parts:
+            values = model.read(tokenizing.batch(model, [part], length=None), [place])[place.name][0].float()
+            keep = decomposed(part, values, captured)
+            codes = dictionary.encode(values.cpu(), steps=steps, coding=coding, backend=backend)
+            for index, kept in enumerate(keep.tolist()):
+                start, end, token_id = int(part.starts[index]), int(part.ends[index]), int(part.token_ids[index])
+                used = codes.atoms[index] >= 0
+                chosen = sorted(
+                    zip(codes.atoms[index][used].tolist(), codes.coefficients[index][used].tolist(), strict=True),
+                    key=lambda pair: -abs(pair[1]),
                 )
-            )
+                pieces = tuple(_piece(dictionary, atom, value) for atom, value in chosen)
+                tokens.append(
+                    ExplainedToken(
+                        token=text[start:end] or names.get(token_id, ""),
+                        token_id=token_id,
+                        char_start=start,
+                        char_end=end,
+                        unexplained=float(codes.unexplained[index]) if kept else None,
+                        pieces=pieces if kept else (),
+                        left_out=None if kept else "special" if part.special[index] else "sink",
+                    )
+                )
+            advance(1)
     return Explanation(text, tuple(tokens), model.id, where, len(dictionary))
 
 
