@@ -1,5 +1,8 @@
 """What of the Gram matrix is kept within a budget, and that nothing but the time depends on it."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -43,6 +46,24 @@ def test_no_budget_is_half_of_what_is_free():
 )
 def test_the_plan_goes_down_step_by_step(device, budget, kind, rows):
     assert memory.kind_of_gram(1000, budget, device) == (kind, rows)
+
+
+@pytest.mark.parametrize("budget", [None, 80_000, 0])
+def test_threads_may_share_atoms(budget):
+    x, atoms = coherent(1000, 48, 400)
+    coding, blocks = Coding(steps=8), torch.split(x, 50)
+    expected = [pursue(block, prepare(atoms, memory=budget), coding) for block in blocks]
+    shared = prepare(atoms, memory=budget)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda block: pursue(block, shared, coding), blocks))
+    finally:
+        sys.setswitchinterval(before)
+    for one, other in zip(expected, found, strict=True):
+        assert torch.equal(one.atoms, other.atoms)
+        assert torch.allclose(one.coefficients, other.coefficients, atol=1e-4)
 
 
 @pytest.mark.parametrize("refit", [False, True])

@@ -3,6 +3,8 @@
 Each kind gives rows of the matrix by atom (`rows`) and takes in new atoms (`append`).
 """
 
+from threading import Lock
+
 import torch
 from torch import Tensor
 
@@ -86,6 +88,7 @@ class GramRows:
         self._owner = torch.full((held,), -1, dtype=torch.int64, device=device)
         self._last_used = torch.full((held,), -1, dtype=torch.int64, device=device)
         self._clock = 0
+        self._lock = Lock()  # several threads may encode on the same atoms, and each moves rows about
         self.computed = 0
         """Rows computed so far."""
 
@@ -104,6 +107,11 @@ class GramRows:
         atoms = torch.unique(chosen)
         if len(atoms) > self.held:
             return torch.cat([self.rows(part) for part in torch.split(chosen, self.held)])
+        with self._lock:
+            return self._held(atoms, chosen)
+
+    def _held(self, atoms: Tensor, chosen: Tensor) -> Tensor:
+        """Those of the chosen, all of which are among so many different atoms (m,); computes those that are missing."""
         self._clock += 1
         known = self._place[atoms]
         self._last_used[known[known >= 0]] = self._clock
