@@ -255,3 +255,24 @@ assert again.route.startswith("numba")
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="no fork here")
 def test_a_forked_process_does_not_wait_for_threads_that_are_gone():
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=200)
+
+
+SHARED = """
+from concurrent.futures import ThreadPoolExecutor
+import numba, torch
+from itda.pursuit import prepare, pursue
+
+generator = torch.Generator().manual_seed(0)
+rows = torch.randn(12_000, 48, generator=generator)
+atoms = prepare(torch.nn.functional.normalize(torch.randn(400, 48, generator=generator), dim=1))
+blocks = torch.split(rows, 1000)
+with ThreadPoolExecutor(6) as pool:
+    found = list(pool.map(lambda block: pursue(block, atoms, steps=8), blocks))
+assert numba.threading_layer() == "workqueue"
+assert all(torch.equal(codes.atoms, pursue(block, atoms, steps=8).atoms) for codes, block in zip(found, blocks))
+"""
+
+
+def test_several_threads_encode_where_numba_takes_one_at_a_time():
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue"}
+    subprocess.run([sys.executable, "-c", SHARED], check=True, timeout=200, env=environment)

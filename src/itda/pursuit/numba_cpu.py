@@ -11,8 +11,9 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numba
@@ -59,6 +60,8 @@ from itda.pursuit.prepared import Prepared
 
 _LOG = logging.getLogger("itda")
 
+_SHARED_LAYERS = ("omp", "tbb")  # in which several threads of a process may run kernels
+_ONE = Lock()
 _METHODS = {"mp": 0, "omp": 1, "gp": 2}
 _MATCHING, _ORTHOGONAL, _GRADIENT = _METHODS.values()
 # Updated correlations in a call, under which waking the other threads costs more than they save: a
@@ -347,7 +350,7 @@ def pursue_block(
     hard = torch.zeros(len(rows), dtype=torch.uint8)
     few = first.numel() * coding.steps < _WORTH_THREADS
     threads = 1 if few else min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-    with _reported(), _on(threads):
+    with _turn(), _reported(), _on(threads):
         _kernel(
             rows.numpy(),
             (first.view(torch.int16) if first.dtype == torch.bfloat16 else first).numpy(),
@@ -363,6 +366,15 @@ def pursue_block(
             hard.numpy(),
         )
     return codes, hard.bool()
+
+
+def _turn() -> AbstractContextManager[Any]:
+    """A lock where one caller at a time may run: with two, numba's own threads (macOS) end the process."""
+    try:
+        layer = numba.threading_layer()
+    except ValueError:  # chosen when the first kernel runs
+        layer = ""
+    return nullcontext() if layer in _SHARED_LAYERS else _ONE
 
 
 @contextmanager
