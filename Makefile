@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_FOR_DOCS := $(VENV)/.ready-for-docs
 OF_FIDELITY := codings controls sinks sites stability probing
 OTHERS := $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py))
 BENCHMARKS := $(filter-out $(patsubst %,benchmarks/bench_%.py,fidelity $(OF_FIDELITY)),$(OTHERS))
 
-.PHONY: help setup demo test test-long torture fuzz soak lint format bench bench-fidelity docs clean
+.PHONY: help setup setup-docs demo test test-long torture fuzz soak lint format bench bench-fidelity docs clean
 
 help:
 	@echo "make demo   set up, then build, evaluate and explain on the embedded model (no network, under a minute)"
@@ -27,6 +28,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 setup: $(READY)
+
+$(READY_FOR_DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $(READY_FOR_DOCS)
+
+setup-docs: $(READY_FOR_DOCS)
 
 demo: $(READY)
 	$(BIN)/itda demo --out itda-demo --overwrite
@@ -62,9 +69,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # A broken link within the site and a guide whose code fails are errors
-docs: $(READY)
+docs: $(READY_FOR_DOCS)
 	$(BIN)/python tools/write_docs.py
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/site
 	@echo build/site/index.html
 

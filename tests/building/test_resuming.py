@@ -28,11 +28,15 @@ def corpus():
     return itda.Corpus.from_texts([text * 6 for text in tiny.KINGS])
 
 
-@pytest.fixture(autouse=True)
-def _held_back(monkeypatch):
+def in_small_blocks(patch):
     """So that blocks are looked at before the end."""
-    monkeypatch.setattr("itda.building.blocks._HELD_BACK", 100)
-    monkeypatch.setattr("itda.building.blocks._AT_ONCE", 64)
+    patch.setattr("itda.building.blocks._HELD_BACK", 100)
+    patch.setattr("itda.building.blocks._AT_ONCE", 64)
+
+
+@pytest.fixture(autouse=True)
+def _in_small_blocks(monkeypatch):
+    in_small_blocks(monkeypatch)
 
 
 def stop_after(blocks, patch):
@@ -54,28 +58,35 @@ def saved(dictionary, folder):
     return contents(folder)
 
 
+WAYS = {
+    "default": {},
+    "paper": {"method": "paper", "max_cosine_gap": 0.05, "block": 64},
+    "to a threshold": {"max_unexplained": 0.3, "atoms": None},
+    "small pool": {"method": "budget", "pool": 100},
+    "mixture": {"method": "mixture"},
+}
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def whole(request, model, corpus, tmp_path_factory):
+    """Options, and what a build with them leaves when nothing stops it."""
+    options = {**OPTIONS, **WAYS[request.param]}
+    with pytest.MonkeyPatch.context() as patch:
+        in_small_blocks(patch)
+        built = itda.build_many(model, corpus, sites=SITES, **options)
+    folder = tmp_path_factory.mktemp("whole")
+    return options, {site: saved(built[site], folder / site) for site in SITES}
+
+
 @pytest.mark.parametrize("blocks", [0, 1, 3, 6, 9])
-@pytest.mark.parametrize(
-    "how",
-    [
-        {},
-        {"method": "paper", "max_cosine_gap": 0.05, "block": 64},
-        {"max_unexplained": 0.3, "atoms": None},
-        {"method": "budget", "pool": 100},
-        {"method": "mixture"},
-    ],
-)
-def test_goes_on_to_the_same_bytes(model, corpus, tmp_path, blocks, how):
-    options = {**OPTIONS, "mean_rows": None, **how}
-    del options["mean_rows"]
-    whole = itda.build_many(model, corpus, sites=SITES, **options)
+def test_goes_on_to_the_same_bytes(model, corpus, tmp_path, blocks, whole):
+    options, expected = whole
     with pytest.MonkeyPatch.context() as patch:
         stop_after(blocks, patch)
         with pytest.raises(Stop):
             itda.build_many(model, corpus, sites=SITES, checkpoint=tmp_path / "checkpoint", every=0, **options)
     resumed = itda.build_many(model, corpus, sites=SITES, checkpoint=tmp_path / "checkpoint", **options)
-    for site in SITES:
-        assert saved(resumed[site], tmp_path / site) == saved(whole[site], tmp_path / f"whole {site}")
+    assert {site: saved(resumed[site], tmp_path / site) for site in SITES} == expected
 
 
 @pytest.mark.parametrize("blocks", [1, 4])
