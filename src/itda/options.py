@@ -1,7 +1,11 @@
 """Checks that every step's options share."""
 
 from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 from typing import Any, TypeVar
+
+import numpy as np
+import torch
 
 from itda.errors import OptionError
 
@@ -20,12 +24,34 @@ def checked(kind: Callable[..., Options], given: dict[str, Any]) -> Options:
     return kind(**given)
 
 
+def in_python(options: Any) -> None:
+    """Make numbers of NumPy in a dataclass Python's own, which files can hold and everything takes."""
+    for name, value in vars(options).items():
+        if isinstance(value, np.generic):
+            object.__setattr__(options, name, value.item())
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator on the CPU."""
+    return torch.Generator().manual_seed(int(seed))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of Python or NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, of Python or NumPy; NaN and infinity are."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def whole(name: str, value: Any, *, least: int = 1) -> None:
     """Refuse what is not a whole number of at least `least`.
 
     Raises: OptionError.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value) or value < least:
         raise OptionError(f"{name} must be a whole number of at least {least}. Got {value!r} instead.")
 
 
@@ -53,7 +79,7 @@ def seconds(name: str, value: Any) -> None:
 
     Raises: OptionError.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+    if not is_number(value) or not 0 <= value < float("inf"):
         raise OptionError(f"{name} must be a number of seconds, 0 or more. Got {value!r} instead.")
 
 
@@ -62,7 +88,7 @@ def share(name: str, value: Any) -> None:
 
     Raises: OptionError.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+    if not is_number(value) or not 0 < value < 1:
         raise OptionError(f"{name} must be a number between 0 and 1. Got {value!r} instead.")
 
 
@@ -71,7 +97,7 @@ def above_zero(name: str, value: Any) -> None:
 
     Raises: OptionError.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+    if not is_number(value) or not 0 < value < float("inf"):
         raise OptionError(f"{name} must be a finite number above 0. Got {value!r} instead.")
 
 
@@ -80,7 +106,7 @@ def finite_number(name: str, value: Any) -> None:
 
     Raises: OptionError.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < float("inf"):
+    if not is_number(value) or not abs(value) < float("inf"):
         raise OptionError(f"{name} must be a finite number. Got {value!r} instead.")
 
 

@@ -28,7 +28,7 @@ from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import ActivationError, CorpusError, OptionError
 from itda.models.loading import Model
-from itda.options import seed_number, whole
+from itda.options import seed_number, seeded, whole
 from itda.pursuit import prepare, pursue
 from itda.shapes import as_matrix
 
@@ -105,7 +105,7 @@ def extend_from_activations(
     pool = pool_of(matrix - dictionary.mean, known, dictionary.mean)
     if not len(pool.rows):
         raise ActivationError("These rows are all the dictionary's mean, so there is nothing to add.")
-    encode, generator = Encoder(dictionary.coding.asked, "auto", None), torch.Generator().manual_seed(seed)
+    encode, generator = Encoder(dictionary.coding.asked, "auto", None), seeded(seed)
     chosen = _chosen(dictionary.atoms, pool, atoms, encode, generator, progress)
     if not len(chosen):
         raise ActivationError("Nothing in these rows is missed by the dictionary, so there is nothing to add.")
@@ -124,7 +124,7 @@ def extend_from_activations(
     notes = dictionary.build.notes
     if len(chosen) < atoms:
         notes += (f"Only {len(chosen):,} of {atoms:,} more atoms could be taken: nothing else was missed.",)
-    options = {"atoms": atoms, "seed": seed, "of": dictionary.fingerprint, "had": len(dictionary)}
+    options = {"atoms": int(atoms), "seed": int(seed), "of": dictionary.fingerprint, "had": len(dictionary)}
     return replace(
         dictionary,
         atoms=unit,

@@ -110,7 +110,7 @@ def merge(
         build=BuildRecord(
             method="merge",
             options={
-                "atoms": atoms,
+                "atoms": None if atoms is None else int(atoms),
                 "max_unexplained": max_unexplained,
                 "rows": None if rows is None else len(sample),
                 "parts": [p.fingerprint for p in parts],

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from itda.errors import OptionError
-from itda.options import flag, seed_number, share, whole
+from itda.options import flag, in_python, seed_number, share, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class BuildOptions:
     """Take the mean off before a pursuit and put it back after."""
 
     def __post_init__(self) -> None:
+        in_python(self)
         if self.atoms is not None:
             whole("atoms", self.atoms)
         flag("center", self.center)

@@ -14,6 +14,7 @@ from itda.building.reservoir import Reservoir
 from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.errors import ActivationError
+from itda.options import seeded
 from itda.progress import SILENT, Advance, Bar
 from itda.pursuit import Codes, Coding, prepare, pursue
 
@@ -102,7 +103,7 @@ class PoolBuilder(Builder):
         to_encode = self._to_encode(len(pool.rows))
         if to_encode:
             self.encoder = self.encoder._replace(advance=bar.then("choose atoms", to_encode))
-        return self._atoms(pool, torch.Generator().manual_seed(self.options.seed))
+        return self._atoms(pool, seeded(self.options.seed))
 
     def _pool(self) -> Pool:
         rows, sources = self._reservoir.rows, self._reservoir.sources

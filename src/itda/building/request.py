@@ -25,7 +25,7 @@ from itda.building.options import (
 from itda.building.paper import PaperBuilder
 from itda.building.snmf import SnmfBuilder
 from itda.errors import ActivationError, OptionError
-from itda.options import one_of, seed_number, whole
+from itda.options import in_python, is_whole, one_of, seed_number, whole
 from itda.plugins import Registry
 from itda.pursuit import Coding, default_coding, default_steps
 from itda.pursuit.memory import free
@@ -113,6 +113,7 @@ class BuildRequest:
     """What inner products of the atoms may take, in bytes or as "2GiB"; half of what is free by default."""
 
     def __post_init__(self) -> None:
+        in_python(self)
         if self.method is None:
             of_greedy = self.max_unexplained is not None or self.block is not None
             object.__setattr__(self, "method", "greedy" if of_greedy else "budget")
@@ -167,7 +168,7 @@ class BuildRequest:
         """
         if rows == 0:
             raise ActivationError("A dictionary needs activations to be built from. Got no rows.")
-        if self.atoms is not None and isinstance(self.atoms, int) and self.atoms > rows:
+        if self.atoms is not None and is_whole(self.atoms) and self.atoms > rows:
             raise OptionError(
                 f"There are {rows:,} rows to take atoms from. Got atoms={self.atoms:,}; "
                 "ask for fewer, or give more text."

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from itda.errors import OptionError
-from itda.options import one_of, seed_number, whole
+from itda.options import in_python, is_number, one_of, seed_number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class CaptureOptions:
     """Which windows and tokens are taken when not all are wanted."""
 
     def __post_init__(self) -> None:
+        in_python(self)
         for name in ("tokens", "window", "batch_size"):
             if getattr(self, name) is not None or name == "batch_size":
                 whole(name, getattr(self, name))
@@ -64,5 +65,5 @@ class CaptureOptions:
 
 
 def _above(name: str, value: Any, least: float) -> None:
-    if not isinstance(value, int | float) or not math.isfinite(value) or value <= least:
+    if not is_number(value) or not math.isfinite(value) or value <= least:
         raise OptionError(f"{name} must be a finite number above {least}. Got {value!r} instead.")

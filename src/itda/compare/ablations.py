@@ -11,6 +11,7 @@ from itda.models.hooks import Inputs
 from itda.models.loading import Model
 from itda.models.losses import next_token_loss, predict
 from itda.models.sites import Site
+from itda.options import seeded
 
 
 def ablation_losses(
@@ -36,7 +37,7 @@ def ablation_losses(
     found = torch.full((2, len(places)), float("nan"), dtype=torch.float64)
     place_of = torch.full((len(there.original),), -1)
     place_of[there.kept] = torch.arange(len(there))
-    others = torch.randint(len(there), (len(places),), generator=torch.Generator().manual_seed(seed))
+    others = torch.randint(len(there), (len(places),), generator=seeded(seed))
     assert held_out.provenance is not None
     for reading in readings(model, held_out.sources.select(places), corpus, held_out.provenance):
         lengths = torch.tensor([len(stretch.part) for stretch in reading.stretches])

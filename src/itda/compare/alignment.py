@@ -11,7 +11,7 @@ from torch import Tensor
 from itda.compare.known import known
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import OptionError
-from itda.options import flag, seed_number
+from itda.options import flag, seed_number, seeded
 from itda.shown import Shown
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def align(first: Dictionary, second: Dictionary, *, signed: bool = False, seed: 
     seed_number(seed)
     if not len(first) or not len(second):
         raise OptionError("There are no atoms in one of the dictionaries.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return Alignment(
         of_first=_nearest(first.atoms, second.atoms, signed),
         of_second=_nearest(second.atoms, first.atoms, signed),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from itda.data.dictionary import Dictionary
+from itda.options import seeded
 from itda.pursuit import Codes
 
 LEAST_TOKENS, LEAST_DOCUMENTS = 10, 5
@@ -65,7 +66,7 @@ def watched(codes: Codes, dictionary: Dictionary, rows: Tensor, documents: Tenso
         documents: int64 (n,), the number of the document of each.
         seed: of the draws.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     size, count = len(dictionary), int(documents.max()) + 1
     used = codes.atoms >= 0
     which, row = codes.atoms[used].long(), torch.arange(len(codes))[:, None].expand_as(used)[used]

@@ -12,6 +12,7 @@ from torch import Tensor
 from itda.building import build_from_activations
 from itda.compare.representations import Representation
 from itda.errors import ShapeError
+from itda.options import seeded
 from itda.pursuit import Coding, pursue
 
 _BANDWIDTH = 0.8  # of the median distance
@@ -141,7 +142,7 @@ def relative(first: Sample, second: Sample) -> float:
 
     The anchors themselves are left out. Unchanged by rotation, uniform scale and shift. Source: Moschella et al. 2023.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     anchors = torch.randperm(len(first), generator=generator)[: min(_ANCHORS, len(first) // 2)]
     return _mean_cosine(first.relative(anchors), second.relative(anchors))
 

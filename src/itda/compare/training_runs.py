@@ -22,7 +22,7 @@ from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import CorpusError, MismatchError, OptionError
 from itda.models.loading import Model, checked_model, load_model
-from itda.options import seed_number, whole
+from itda.options import seed_number, seeded, whole
 
 _PLACES_AN_ATOM = 12  # at which it is left out
 _SURE = 1.65  # standard errors above 0, at which an atom is said to cost something
@@ -185,7 +185,7 @@ def _shared(dictionary: Dictionary, model: Model, corpus: Corpus) -> float:
 
 def _left_out(watch: Watched, count: int, seed: int) -> tuple[Tensor, Tensor]:
     """Of some atoms, some tokens that use them: atom and row, int64 (n,) each."""
-    some = torch.randperm(len(watch.atoms), generator=torch.Generator().manual_seed(seed))[:count]
+    some = torch.randperm(len(watch.atoms), generator=seeded(seed))[:count]
     places = watch.own[some, :_PLACES_AN_ATOM]
     atoms = watch.atoms[some, None].expand_as(places)
     return atoms[places >= 0], places[places >= 0]

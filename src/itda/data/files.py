@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors import SafetensorError
 
 from itda.data.drafts import flush, refused, replaced_file, replaced_folder
@@ -258,12 +259,18 @@ def parsing(path: Path) -> Iterator[None]:
 
 def to_plain(value: Any) -> Any:
     """The value as it comes back from JSON: tuples become lists, keys strings."""
-    return json.loads(json.dumps(value, allow_nan=False))
+    return json.loads(json.dumps(value, allow_nan=False, default=_number))
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written")
 
 
 def _manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
     def dump(content: Mapping[str, Any]) -> str:
-        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False)
+        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False, default=_number)
 
     checksum = hashlib.sha256(dump(manifest).encode()).hexdigest()
     return (dump({**manifest, "checksum": checksum}) + "\n").encode()

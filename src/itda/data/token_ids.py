@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from itda.errors import CorpusError
+from itda.options import is_whole
 
 _LOOKED_AT = 200  # documents that are tokenised again
 _FEW = 0.01  # share of tokens that may come out otherwise before it is said
@@ -84,7 +85,7 @@ def is_ids(value: Any) -> bool:
 
 def _as_ids(value: Any, where: str, vocabulary: int) -> list[int]:
     listed = value.tolist() if hasattr(value, "tolist") else list(value)
-    if any(not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocabulary for token in listed):
+    if any(not is_whole(token) or not 0 <= token < vocabulary for token in listed):
         raise CorpusError(
             f"{where} does not hold token ids of this tokenizer, whole numbers from 0 to {vocabulary - 1:,}. Give the "
             "tokenizer they were made with, or texts."

@@ -21,7 +21,7 @@ from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import divergence, likelier_words, next_token_loss, predict
 from itda.models.sites import Site
-from itda.options import seed_number, whole
+from itda.options import is_whole, seed_number, seeded, whole
 from itda.pursuit import Coding
 from itda.shown import Quote, Shown, printable
 
@@ -146,7 +146,7 @@ def ablate(
         raise OptionError(f"atoms must be a list of numbers. Got {atoms!r} instead.")
     wrong = [
         atom for atom in atoms or ()
-        if not isinstance(atom, int) or isinstance(atom, bool) or not 0 <= atom < len(dictionary)
+        if not is_whole(atom) or not 0 <= atom < len(dictionary)
     ]  # fmt: skip
     if wrong:
         raise OptionError(f"Atoms are numbers from 0 to {len(dictionary) - 1}. Got {wrong[0]!r} instead.")
@@ -155,12 +155,13 @@ def ablate(
     usage = torch.zeros(len(dictionary))
     for window in read:
         usage += torch.bincount(window.atoms[window.atoms >= 0].long(), minlength=len(dictionary))
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     if atoms is None:
         used = int((usage > 0).sum())
         if not used:
             raise CorpusError("No held-out code has any atom. Give more text.")
         atoms = torch.multinomial(usage, min(count, used), generator=generator).tolist()
+    atoms = [int(atom) for atom in atoms]
     found = []
     with progress_bars.bar("leave out atoms", len(atoms), show=progress) as advance:
         for atom in atoms:

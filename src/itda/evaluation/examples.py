@@ -7,6 +7,7 @@ from torch import Tensor
 
 from itda.data.activations import Activations
 from itda.errors import ActivationError
+from itda.options import seeded
 from itda.pursuit import Codes
 
 
@@ -46,7 +47,7 @@ def examples_of(
     Returns: the examples; of the energy of all codes, the share that such atoms carry.
     Raises: ActivationError if no atom has so many.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     fold = _dealt(activations, folds, generator)
     kind = activations.sources.token_id * folds + fold
     rows_of = _Groups(kind)

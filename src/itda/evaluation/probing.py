@@ -18,8 +18,8 @@ from itda.errors import CorpusError, OptionError
 from itda.evaluation.pooling import Features, Matrix, pool
 from itda.explaining import place_of
 from itda.models.loading import Model
-from itda.options import seed_number, share, whole
-from itda.pursuit import Coding
+from itda.options import seed_number, seeded, share, whole
+from itda.pursuit import Coding, chosen_coding
 from itda.shown import Shown
 from itda.texts import clean
 
@@ -139,18 +139,18 @@ def probe(
     known = _checked_labels(texts, labels)
     readable, known = _each_once([clean(text, f"Text {number}") for number, text in enumerate(texts)], known)
     capture: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
-    kinds = {OWN: _codes_of(dictionary, dictionary.coding if coding is None else coding, steps)}
+    kinds = {OWN: _codes_of(dictionary, chosen_coding(dictionary.coding, coding, steps))}
     for name, other in (others or {}).items():
         if name in (OWN, *_BASELINES):
             raise OptionError(f"{name!r} is the name of something that is measured anyway. Choose another.")
         if isinstance(other, Dictionary):
             dictionary.check_same_place(other, repr(name))
-            kinds[name] = _codes_of(other, other.coding, None)
+            kinds[name] = _codes_of(other, other.coding)
         elif callable(other):
             kinds[name] = other, 0
         else:
             raise OptionError(f"{name!r} must be a Dictionary or a function. Got {type(other).__name__} instead.")
-    directions = torch.randn(dictionary.width, len(dictionary), generator=torch.Generator().manual_seed(seed))
+    directions = torch.randn(dictionary.width, len(dictionary), generator=seeded(seed))
     kinds |= {"activation": (lambda rows: rows, dictionary.width)}
     kinds |= {"random directions": (lambda rows: rows @ directions, len(dictionary))}
     trained, tested = _split(known, test, seed)
@@ -184,8 +184,8 @@ def probe(
 _BASELINES = ("activation", "random directions", "principal components", "token identity")
 
 
-def _codes_of(dictionary: Dictionary, coding: Coding, steps: int | None) -> tuple[Features, int]:
-    return lambda rows: dictionary.encode(rows, coding=coding, steps=steps), len(dictionary)
+def _codes_of(dictionary: Dictionary, coding: Coding) -> tuple[Features, int]:
+    return lambda rows: dictionary.encode(rows, coding=coding), len(dictionary)
 
 
 def _checked_labels(texts: Sequence[str], labels: Sequence[Any]) -> NDArray[np.str_]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from itda.data.activations import Activations
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import ActivationError, OptionError
-from itda.options import seed_number
+from itda.options import is_number, seed_number, seeded
 from itda.pursuit import Codes, Coding, chosen_coding
 from itda.shapes import as_matrix
 from itda.shown import Shown
@@ -91,7 +91,7 @@ def compare_codes(
     if others is not None and not isinstance(others, Mapping):
         raise OptionError(f"others must be dictionaries by name. Got {type(others).__name__} instead.")
     for length in noise:
-        if not isinstance(length, int | float) or not 0 < length < float("inf"):
+        if not is_number(length) or not 0 < length < float("inf"):
             raise OptionError(f"noise must be lengths above 0, as shares of an activation's. Got {length!r} instead.")
     if isinstance(activations, Activations):
         dictionary.check_activations(activations)
@@ -100,7 +100,7 @@ def compare_codes(
     if len(rows) < 2:
         raise ActivationError(f"Codes are compared over rows; two at least are needed. Got {len(rows)}.")
     used = chosen_coding(dictionary.coding, coding, steps)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     own = dictionary.encode(rows, coding=used)
     if not bool((own.atoms >= 0).any()):
         raise ActivationError("None of these activations has a code, so there is nothing to compare.")
@@ -151,7 +151,7 @@ def kept(codes: Codes, others: Codes, *, counterpart: Tensor | None = None, seed
 
     again = found(others.atoms.long())
     # Each row beside one that is not itself
-    shift = 1 + int(torch.randint(len(atoms) - 1, (1,), generator=torch.Generator().manual_seed(seed)))
+    shift = 1 + int(torch.randint(len(atoms) - 1, (1,), generator=seeded(seed)))
     by_chance = found(others.atoms.long().roll(shift, 0))
     counts = used.sum(1)
     return Kept(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from itda.errors import OptionError, ShapeError
-from itda.options import above_zero, one_of, share, whole
+from itda.options import above_zero, in_python, one_of, share, whole
 
 _NOT_ALL = 0.999  # a share below that of a row of which nothing is explained yet
 
@@ -54,6 +54,7 @@ class Coding:
     that long rows take more atoms too. A row that is not the mean has one at least."""
 
     def __post_init__(self) -> None:
+        in_python(self)
         whole("steps", self.steps)
         if self.most is not None:
             whole("most", self.most)

@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from itda.errors import OptionError
+from itda.options import is_whole
 
 Kind = Literal["float32", "int16", "rows", "none"]
 
@@ -25,8 +26,8 @@ def parse(memory: Any, device: torch.device) -> int:
     """
     if memory is None:
         return int(_SHARE_OF_FREE * free(device))
-    if isinstance(memory, int) and not isinstance(memory, bool) and memory >= 0:
-        return memory
+    if is_whole(memory) and memory >= 0:
+        return int(memory)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", str(memory).lower())
     if match is None or isinstance(memory, bool | float):
         raise OptionError(f"memory must be bytes, or text such as '2GiB' or '500MB'. Got {memory!r} instead.")

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from itda.errors import OptionError
-from itda.options import whole
+from itda.options import in_python, is_number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class ScaleOptions:
     """How often a part is begun again, or gone on with, after its worker died."""
 
     def __post_init__(self) -> None:
+        in_python(self)
         whole("shards", self.shards)
         whole("cpus", self.cpus)
         whole("retries", self.retries, least=0)
@@ -36,7 +37,7 @@ class ScaleOptions:
                     f"{self.shards} shards keep at most {self.shards} workers busy. Got workers={self.workers}; ask "
                     f"for as many shards, or a few times more."
                 )
-        if not isinstance(self.gpus, int | float) or isinstance(self.gpus, bool) or not 0 <= self.gpus < 1024:
+        if not is_number(self.gpus) or not 0 <= self.gpus < 1024:
             raise OptionError(f"gpus must be a number of at least 0. Got {self.gpus!r} instead.")
         if self.address is not None and not isinstance(self.address, str):
             raise OptionError(f"address must be text such as 'auto' or '10.0.0.1:6379'. Got {self.address!r} instead.")

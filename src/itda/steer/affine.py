@@ -21,7 +21,7 @@ from itda.models import tokenizing
 from itda.models.fingerprints import ModelRecord
 from itda.models.hooks import editing, inference
 from itda.models.loading import Model, checked_model
-from itda.options import above_zero, finite_number, whole
+from itda.options import above_zero, finite_number, is_number, whole
 from itda.steer import storing
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.positions import Tokens, checked_tokens
@@ -136,7 +136,7 @@ def fit(
     checked_model(model)
     whole("steps", steps)
     above_zero("rate", rate)
-    if not isinstance(sparsity, int | float) or isinstance(sparsity, bool) or not 0 <= sparsity < float("inf"):
+    if not is_number(sparsity) or not 0 <= sparsity < float("inf"):
         raise OptionError(f"sparsity must be a finite number of 0 or more. Got {sparsity!r}.")
     where = (
         [site.name for site in model.sites() if site.name.startswith("resid_post")]

@@ -16,7 +16,7 @@ from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import MismatchError, OptionError
 from itda.explaining import place_of
 from itda.models.loading import Model
-from itda.options import finite_number, one_of, whole
+from itda.options import finite_number, is_whole, one_of, whole
 from itda.pursuit import Coding, pursue
 from itda.shown import Quote, Shown
 from itda.steer.applying import Gate, Steering, TextGate, steering
@@ -142,7 +142,7 @@ class AtomEdit:
     def __post_init__(self) -> None:
         checked_dictionary(self.dictionary)
         one_of("kind", self.kind, ("set", "scale", "clamp"))
-        if not isinstance(self.atom, int) or isinstance(self.atom, bool) or not 0 <= self.atom < len(self.dictionary):
+        if not is_whole(self.atom) or not 0 <= self.atom < len(self.dictionary):
             raise OptionError(f"Atoms are numbers from 0 to {len(self.dictionary) - 1}. Got {self.atom!r}.")
         finite_number("value", self.value)
 

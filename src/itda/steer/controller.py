@@ -23,7 +23,7 @@ from itda.models import tokenizing
 from itda.models.fingerprints import ModelRecord
 from itda.models.hooks import editing, inference
 from itda.models.loading import Model, checked_model
-from itda.options import above_zero, seed_number, whole
+from itda.options import above_zero, seed_number, seeded, whole
 from itda.steer import storing
 from itda.steer.applying import TextGate
 from itda.steer.effects import Contrast, check_predicts, checked_contrast, whole_text
@@ -181,7 +181,7 @@ def fit(
     tensors, trained = _begin(features, hidden, len(vector.sites), seed)
     effect = _Effect(model, vector, given, strength)
     optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=1e-2)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     losses = (0.0, 0.0)
     with progress_bars.bar("train controller", steps, show=progress) as advance:
         for step in range(steps):
@@ -245,7 +245,7 @@ def _features(model: Model, texts: Sequence[str], sites: Sequence[str], progress
 
 def _begin(features: Tensor, hidden: int, sites: int, seed: int) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The tensors of a network that gives every text strength 1/2 and every site weight 1, and those to be trained."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     count = features.shape[1]
     trained = {
         "inner": torch.randn(hidden, count, generator=generator) / count**0.5, "inner_bias": torch.zeros(hidden),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import OptionError, ShapeError
-from itda.options import finite_number
+from itda.options import finite_number, is_whole
 from itda.shapes import finite
 from itda.steer.atoms import coefficients
 from itda.steer.operators import unit
@@ -77,7 +77,7 @@ class AtomGate:
     def __post_init__(self) -> None:
         checked_dictionary(self.dictionary)
         finite_number("threshold", self.threshold)
-        if not isinstance(self.atom, int) or isinstance(self.atom, bool) or not 0 <= self.atom < len(self.dictionary):
+        if not is_whole(self.atom) or not 0 <= self.atom < len(self.dictionary):
             raise OptionError(f"Atoms are numbers from 0 to {len(self.dictionary) - 1}. Got {self.atom!r}.")
 
     def scores(self, rows: Tensor) -> Tensor:

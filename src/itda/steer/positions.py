@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from itda.errors import OptionError
 from itda.models.hooks import depth
+from itda.options import is_whole
 
 _prompt_lengths: ContextVar[Tensor | None] = ContextVar("prompt_lengths", default=None)
 NAMES = ("all", "prompt", "generation", "last")
@@ -41,14 +42,14 @@ def checked_tokens(tokens: Any) -> Tokens:
     """
     if isinstance(tokens, str) and tokens in NAMES:
         return tokens
-    if isinstance(tokens, After) and isinstance(tokens.token, int) and tokens.token >= 0:
+    if isinstance(tokens, After) and is_whole(tokens.token) and tokens.token >= 0:
         return tokens
     if isinstance(tokens, slice) and tokens.step in (None, 1):
         return tokens
-    if isinstance(tokens, int) and not isinstance(tokens, bool):
-        return tokens
-    if isinstance(tokens, list | tuple) and tokens and all(type(place) is int for place in tokens):
-        return tuple(tokens)
+    if is_whole(tokens):
+        return int(tokens)
+    if isinstance(tokens, list | tuple) and tokens and all(map(is_whole, tokens)):
+        return tuple(map(int, tokens))
     raise OptionError(
         f"tokens must be one of {', '.join(NAMES)}, a place, several, a slice, or steer.After(token). Got {tokens!r}."
     )

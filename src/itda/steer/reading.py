@@ -11,6 +11,7 @@ from itda.capturing import in_groups
 from itda.errors import CorpusError, OptionError
 from itda.models import tokenizing
 from itda.models.loading import Model
+from itda.options import is_whole
 from itda.shapes import finite
 
 READS = ("last", "mean", "tokens")
@@ -42,7 +43,7 @@ def read_texts(
         progress: draw a bar on stderr.
     Raises: CorpusError for an empty or too long text; OptionError; SiteError.
     """
-    if read not in READS and (not isinstance(read, int) or isinstance(read, bool)):
+    if read not in READS and not is_whole(read):
         raise OptionError(f"read must be one of {', '.join(READS)}, or a place. Got {read!r} instead.")
     places = [model.site(name) for name in sites]
     parts = [window_of(model, text) for text in checked_texts(texts)]
@@ -113,7 +114,7 @@ def rows_read(part: tokenizing.TokenWindow, read: str | int) -> Tensor:
     if read == "last":
         # As every library of the field has it: the very last token, what the tokenizer appends too
         return torch.tensor([len(part) - 1])
-    assert isinstance(read, int)
+    assert not isinstance(read, str)
     if not -len(own) <= read < len(own):
         raise OptionError(f"read={read} is past the {len(own)} tokens of a text. Choose a place that every text has.")
     return own[read][None]

@@ -12,7 +12,7 @@ from rich.text import Text
 from itda import progress as progress_bars
 from itda.errors import OptionError
 from itda.models.loading import Model
-from itda.options import finite_number, listed
+from itda.options import finite_number, is_number, listed, seeded
 from itda.shown import Shown
 from itda.steer.effects import NeutralText, checked_contrast, contrast
 from itda.steer.positions import Tokens
@@ -152,12 +152,12 @@ def sweep(
 
 def finite_at_least_one(value: Any) -> bool:
     """Whether it is a number of at least 1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < float("inf")
+    return is_number(value) and 1 <= value < float("inf")
 
 
 def ends_of(values: torch.Tensor, resamples: int = 1000) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of values (n,)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     drawn = values[torch.randint(len(values), (resamples, len(values)), generator=generator)].mean(1)
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975])).tolist()
     return float(low), float(high)

@@ -14,7 +14,7 @@ from itda.errors import MismatchError, OptionError, ShapeError
 from itda.models.fingerprints import ModelRecord
 from itda.models.hook_names import to_site
 from itda.models.loading import Model, checked_model
-from itda.options import above_zero, finite_number, one_of
+from itda.options import above_zero, finite_number, is_number, is_whole, one_of
 from itda.shapes import finite
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.directions import DIRECTIONS, UNPAIRED
@@ -152,7 +152,7 @@ class SteeringVector:
             raise OptionError(f"from_atoms takes {{atom: weight}}. Got {type(weights).__name__} instead.")
         for weight in weights.values():
             finite_number("a weight", weight)
-        wrong = [atom for atom in weights if not isinstance(atom, int) or not 0 <= atom < len(dictionary)]
+        wrong = [atom for atom in weights if not is_whole(atom) or not 0 <= atom < len(dictionary)]
         if wrong or not weights:
             raise OptionError(
                 f"Atoms are numbers from 0 to {len(dictionary) - 1}. Got {wrong[0] if wrong else 'none'!r}."
@@ -228,7 +228,7 @@ class SteeringVector:
 
     def __mul__(self, factor: float) -> Self:
         """Every direction times a number."""
-        if not isinstance(factor, int | float) or isinstance(factor, bool):
+        if not is_number(factor):
             return NotImplemented
         return replace(self, directions={name: factor * one for name, one in self.directions.items()})
 

@@ -22,7 +22,7 @@ from itda.evaluation.logit_lens import logit_lens
 from itda.explaining import place_of
 from itda.models import tokenizing
 from itda.models.loading import Model
-from itda.options import seed_number, whole
+from itda.options import is_whole, seed_number, whole
 from itda.pursuit import Codes
 from itda.view.atom_map import atom_map
 from itda.view.records import Array, Records, Texts
@@ -83,7 +83,7 @@ def prepare(
     seed_number(seed)
     for label, value in (("held_out_tokens", held_out_tokens), ("tokens", 1 if tokens is None else tokens)):
         whole(label, value)
-    if not isinstance(effects, int) or effects < 0:
+    if not is_whole(effects) or effects < 0:
         raise OptionError(f"effects must be a number of atoms, or 0. Got {effects!r} instead.")
     if model is None and corpus is not None:
         raise OptionError("Atoms are looked for in a text by running the model. Give the model with the corpus.")
