@@ -11,6 +11,7 @@ from rich.text import Text
 
 import itda
 from itda.shown import Quote, Shown
+from support import tiny
 
 
 def test_at_a_prompt_results_are_what_they_print():
@@ -54,3 +55,24 @@ def test_wide_characters_have_two_columns():
     assert line.startswith("+1.0  …")
     assert "[時]" in line
     assert cell_len(line) <= 30
+
+
+def test_what_holds_arrays_is_named_on_one_line(model):
+    dictionary = itda.build(model, itda.Corpus.from_texts(tiny.KINGS), site="resid_post.1", atoms=12, progress=False)
+    rows = itda.capture(model, itda.Corpus.from_texts(tiny.KINGS), "resid_post.1", progress=False)
+    codes = dictionary.encode(rows.rows)
+    vector = itda.steer.SteeringVector.from_atoms(dictionary, {3: 2.0})
+    shown = {
+        "rows, ": codes, "of no rows": codes[:0], " at resid_post.1 of": itda.encode(
+            dictionary, model, itda.Corpus.from_texts(tiny.KINGS), progress=False
+        ),
+        "12 rows of ": dictionary.sources, "bare array": itda.build_from_activations(
+            rows.rows, atoms=12, progress=False
+        ).sources,
+        "tokens of width 16": dictionary.token_means, "length 1 at resid_post.1": vector,
+        "[": dictionary.find("king")[0],
+    }  # fmt: skip
+    for says, what in shown.items():
+        assert says in repr(what)
+        assert len(repr(what).splitlines()) == 1
+        assert len(repr(what)) < 250

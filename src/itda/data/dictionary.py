@@ -42,6 +42,9 @@ class FoundAtom(NamedTuple):
     text: str
     """See `Dictionary.describe`."""
 
+    def __repr__(self) -> str:
+        return f"FoundAtom({self.atom}, {self.score:.4g}, {self.text!r})"
+
     def __str__(self) -> str:
         return f"{self.atom:>6}  {self.score:>10.4g}  {self.text!r}"
 

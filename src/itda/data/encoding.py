@@ -24,6 +24,10 @@ class Encoding:
     def __len__(self) -> int:
         return len(self.codes)
 
+    def __repr__(self) -> str:
+        where = f"{self.provenance.site} of {self.provenance.model.id}"
+        return f"Encoding({self.codes!r} at {where}, with {self.sources!r})"
+
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """The codes of several parts of a corpus, made alike, as one; rows are numbered through all parts."""

@@ -119,6 +119,11 @@ class Sources:
     def __len__(self) -> int:
         return len(self.row)
 
+    def __repr__(self) -> str:
+        if not self.named:
+            return f"Sources({len(self):,} rows of a bare array)"
+        return f"Sources({len(self):,} rows of {len({window.document for window in self.windows}):,} documents)"
+
     def __getitem__(self, index: int) -> Source:
         if not -len(self) <= index < len(self):
             raise IndexError(f"There are {len(self)} sources. Got the index {index}.")

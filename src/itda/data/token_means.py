@@ -21,6 +21,10 @@ class TokenMeans:
     overall: Tensor
     """float32 (D,): the mean of all rows, for tokens that were never seen."""
 
+    def __repr__(self) -> str:
+        seen, width = self.offsets.shape
+        return f"TokenMeans({seen:,} tokens of width {width}, over {int(self.counts.sum()):,} rows)"
+
     def of(self, token_ids: Tensor) -> Tensor:
         """The mean of each token, float32 (N, D); the overall mean for unseen ones."""
         place = torch.searchsorted(self.token_ids, token_ids).clamp_max(len(self.token_ids) - 1)

@@ -185,6 +185,12 @@ class Codes:
     def __len__(self) -> int:
         return len(self.atoms)
 
+    def __repr__(self) -> str:
+        if not len(self):
+            return "Codes(of no rows)"
+        mean, missed = float(self.l0.double().mean()), float(self.unexplained.double().mean())
+        return f"Codes({len(self):,} rows, {mean:.3g} atoms each in the mean, {missed:.1%} unexplained)"
+
     def __getitem__(self, rows: slice | Tensor) -> "Codes":
         return Codes(self.atoms[rows], self.coefficients[rows], self.unexplained[rows], self.cosine[rows], self.route)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Method = Literal["mean", "pca", "pca_centred", "logistic"]
 Pairs = Sequence[tuple[str, str]]
+_SHOWN = 4  # sites of a vector, in its name
 _NOTHING = 1e-5  # of a direction's length: what rounding leaves
 
 
@@ -55,6 +56,12 @@ class SteeringVector:
             if not isinstance(direction, Tensor) or direction.ndim != 1:
                 raise ShapeError(f"The direction at {name!r} must be of shape (D,). Got {_shape(direction)} instead.")
             finite(direction[None], f"The direction at {name!r}")
+
+    def __repr__(self) -> str:
+        lengths = ", ".join(f"{float(one.norm()):.3g} at {name}" for name, one in [*self.directions.items()][:_SHOWN])
+        more = f" and {len(self.directions) - _SHOWN} more sites" if len(self.directions) > _SHOWN else ""
+        of = f" of {self.model.id}" if self.model else ""
+        return f"SteeringVector({self.facts.get('method', 'given')}; length {lengths}{more}{of})"
 
     @property
     def sites(self) -> tuple[str, ...]:
