@@ -69,7 +69,7 @@ def test_what_holds_arrays_is_named_on_one_line(model):
         "12 rows of ": dictionary.sources, "bare array": itda.build_from_activations(
             rows.rows, atoms=12, progress=False
         ).sources,
-        "tokens of width 16": dictionary.token_means, "length 1 at resid_post.1": vector,
+        "tokens of width 16": dictionary.token_means, "length 2 at resid_post.1": vector,
         "[": dictionary.find("king")[0],
     }  # fmt: skip
     for says, what in shown.items():
