@@ -223,10 +223,11 @@ def test_the_card_says_what_it_is(saved):
         card(dictionary, "me/d", license="mit\nprivate: false")
 
 
-@pytest.mark.parametrize("name", ["d", "a/b/c", "me/", None, "me/d d"])
+@pytest.mark.parametrize("name", ["d", "a/b/c", "me/", None, "me/d d", 'me/d")\n'])
 def test_names_that_are_none(saved, name):
-    with pytest.raises(OptionError, match="called user/name"):
-        saved[0].push_to_hub(name)
+    for make in (saved[0].push_to_hub, lambda name: card(saved[0], name)):
+        with pytest.raises(OptionError, match="called user/name"):
+            make(name)
     with pytest.raises(OptionError, match="texts"):
         saved[0].push_to_hub("me/d", texts="some")
 

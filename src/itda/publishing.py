@@ -43,9 +43,11 @@ def card(
         report: of `itda.evaluate`, for the table of fidelity.
         license: as the hub names them (`mit`, `apache-2.0`, `cc-by-4.0`); None if none is given.
         picture: file in the repository that is shown.
-    Raises: OptionError for what is no dictionary or report.
+    Raises: OptionError for what is no dictionary, name or report.
     """
     checked_dictionary(dictionary)
+    if not isinstance(repo_id, str) or not hub.is_repository(repo_id):
+        raise OptionError(f"A repository on the hub is called user/name. Got {repo_id!r}.")
     if report is not None and not isinstance(report, Report):
         raise OptionError(f"The report on a card is that of itda.evaluate. Got {type(report).__name__}.")
     if license is not None and not (isinstance(license, str) and _LICENCE.fullmatch(license)):
@@ -111,9 +113,8 @@ def push(
     """
     from huggingface_hub import HfApi
 
+    checked_dictionary(dictionary)
     one_of("texts", texts, ("window", "none"))
-    if not isinstance(repo_id, str) or not hub.is_repository(repo_id):
-        raise OptionError(f"A repository on the hub is called user/name. Got {repo_id!r}.")
     shown = _without_paths(dictionary.without_texts() if texts == "none" else dictionary)
     picture = _PICTURE if report is not None and importlib.util.find_spec("matplotlib") else None
     text = card(shown, repo_id, report=report, license=license, picture=picture)
