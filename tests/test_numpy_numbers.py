@@ -1,11 +1,14 @@
 """Counts, sizes and seeds may be numbers of NumPy, as a sweep over `np.logspace` has them."""
 
+import json
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
 
 import itda
-from itda import compare, steer
+from itda import compare, planning, steer
 from itda.errors import OptionError
 from support import tiny
 
@@ -105,6 +108,73 @@ USES = {
 }
 
 
+def plain(document):
+    """What a file would hold of it."""
+    return json.dumps(document.to_json() if hasattr(document, "to_json") else document.to_dict())
+
+
+RESULTS = {
+    "diff": lambda d, m, n, x: compare.diff(
+        m,
+        itda.wrap(tiny.module("Llama", seed=1), tiny.tokenizer()),
+        CORPUS,
+        site=SITE,
+        atoms=n(20),
+        steps=n(2),
+        tokens=n(400),
+        margin=x(0.5),
+        apart=x(2.5),
+        rate=x(0.25),
+        seed=n(1),
+        progress=False,
+    ),
+    "sweep": lambda d, m, n, x: steer.sweep(
+        m,
+        steer.SteeringVector.from_atoms(d, {n(3): x(1)}),
+        [("the king", " good", " bad")],
+        ["the old queen"],
+        strengths=(x(0.5), n(1)),
+        most_perplexity=x(2),
+        progress=False,
+    ),
+    "push": lambda d, m, n, x: steer.push(m, d, n(3), ["the old queen"], multiples=(x(2),), progress=False),
+    "layers": lambda d, m, n, x: compare.layer_matrix(
+        [m], CORPUS, measure="cka", tokens=n(300), seed=n(1), progress=False
+    ),
+}
+
+
+@pytest.mark.parametrize("result", RESULTS)
+def test_results_hold_numbers_that_files_take(result, dictionary, model):
+    one, other = (RESULTS[result](dictionary, model, *kinds) for kinds in ((int, float), (np.int64, np.float32)))
+    assert plain(one) == plain(other)
+
+
+def test_a_plan_holds_numbers_that_files_take(data):
+    def planned(n, x):
+        return planning.plan(
+            data / "models" / "gpt2-wide", tokens=n(1000), atoms=n(100), steps=n(4), layer=n(1), window=n(64),
+            document_tokens=x(50), corpus_tokens=n(5000), on="h100x8", shards=n(4), workers=n(2), threads=n(2),
+        )  # fmt: skip
+
+    assert plain(planned(int, float)) == plain(planned(np.int64, np.float32))
+
+
+def test_rules_parts_and_stores(dictionary, model, tmp_path):
+    concept = steer.Concept(name="it", atoms={np.int64(3): np.float32(1)}, threshold=np.float32(0.5))
+    assert steer.Rules(dictionary, [concept], []).save(tmp_path / "rules.json").exists()
+    assert len(CORPUS.parts(np.int64(2))) == 2
+    kept = itda.capture(
+        model, CORPUS, [SITE], store=tmp_path / "store", tokens=np.int64(50), sink_norm={SITE: np.float32(50)},
+        progress=False,
+    )[SITE]  # fmt: skip
+    assert len(kept) == 50
+    given = itda.capture(
+        model, CORPUS, [SITE], store=tmp_path / "store", tokens=50, sink_norm={SITE: 50.0}, progress=False
+    )[SITE]
+    assert given.folder == kept.folder
+
+
 @pytest.mark.parametrize("use", USES)
 def test_they_are_taken_as_they_are(use, dictionary, model):
     results = [USES[use](dictionary, model, *kinds) for kinds in ((int, float), (np.int64, np.float32))]
@@ -113,6 +183,6 @@ def test_they_are_taken_as_they_are(use, dictionary, model):
 
 
 def test_what_is_no_number_there_is_none_here():
-    for wrong in (np.float64(3.0), np.bool_(True), np.array([3]), np.int64(0)):
+    for wrong in (Fraction(3), np.float64(3.0), np.bool_(True), np.array([3]), np.int64(0)):
         with pytest.raises(OptionError, match="steps must be a whole number"):
             itda.Coding(steps=wrong)

@@ -1,7 +1,7 @@
 """Checks that every step's options share."""
 
+import sys
 from collections.abc import Callable, Iterable
-from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from itda.errors import OptionError
 
 Options = TypeVar("Options")
+_LARGEST = sys.float_info.max
 
 
 def checked(kind: Callable[..., Options], given: dict[str, Any]) -> Options:
@@ -24,11 +25,21 @@ def checked(kind: Callable[..., Options], given: dict[str, Any]) -> Options:
     return kind(**given)
 
 
+def as_python(value: Any) -> Any:
+    """A number of NumPy as Python's own, in dicts too; anything else stays what it is."""
+    if isinstance(value, dict):
+        return {name: as_python(one) for name, one in value.items()}
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        kind = bool if isinstance(value, np.bool_) else int if isinstance(value, np.integer) else float
+        return kind(value)
+    return value
+
+
 def in_python(options: Any) -> None:
     """Make numbers of NumPy in a dataclass Python's own, which files can hold and everything takes."""
     for name, value in vars(options).items():
-        if isinstance(value, np.generic):
-            object.__setattr__(options, name, value.item())
+        if isinstance(value, np.generic | dict):
+            object.__setattr__(options, name, as_python(value))
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -38,31 +49,33 @@ def seeded(seed: int) -> torch.Generator:
 
 def is_whole(value: Any) -> bool:
     """Whether it is a whole number, of Python or NumPy."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
     """Whether it is a real number, of Python or NumPy; NaN and infinity are."""
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return is_whole(value) or isinstance(value, float | np.floating)
 
 
-def whole(name: str, value: Any, *, least: int = 1) -> None:
-    """Refuse what is not a whole number of at least `least`.
+def whole(name: str, value: Any, *, least: int = 1) -> int:
+    """The number as Python's own, if it is a whole one of at least `least`.
 
     Raises: OptionError.
     """
     if not is_whole(value) or value < least:
         raise OptionError(f"{name} must be a whole number of at least {least}. Got {value!r} instead.")
+    return int(value)
 
 
-def seed_number(value: Any) -> None:
-    """Refuse what is no seed: a whole number of 32 bits, which every generator takes.
+def seed_number(value: Any) -> int:
+    """The number as Python's own, if it is a seed: a whole one of 32 bits, which every generator takes.
 
     Raises: OptionError.
     """
     whole("seed", value, least=0)
     if value >= 2**32:
         raise OptionError(f"seed must be below 2**32. Got {value} instead.")
+    return int(value)
 
 
 def flag(name: str, value: Any) -> None:
@@ -74,40 +87,44 @@ def flag(name: str, value: Any) -> None:
         raise OptionError(f"{name} must be True or False. Got {value!r} instead.")
 
 
-def seconds(name: str, value: Any) -> None:
-    """Refuse what is not a number of seconds.
+def seconds(name: str, value: Any) -> float:
+    """The number as Python's own, if it is a number of seconds.
 
     Raises: OptionError.
     """
-    if not is_number(value) or not 0 <= value < float("inf"):
+    if not is_number(value) or not 0 <= value <= _LARGEST:
         raise OptionError(f"{name} must be a number of seconds, 0 or more. Got {value!r} instead.")
+    return float(value)
 
 
-def share(name: str, value: Any) -> None:
-    """Refuse what is not a number above 0 and below 1.
+def share(name: str, value: Any) -> float:
+    """The number as Python's own, if it is a number above 0 and below 1.
 
     Raises: OptionError.
     """
     if not is_number(value) or not 0 < value < 1:
         raise OptionError(f"{name} must be a number between 0 and 1. Got {value!r} instead.")
+    return float(value)
 
 
-def above_zero(name: str, value: Any) -> None:
-    """Refuse what is not a finite number above 0.
+def above_zero(name: str, value: Any) -> float:
+    """The number as Python's own, if it is a finite number above 0.
 
     Raises: OptionError.
     """
-    if not is_number(value) or not 0 < value < float("inf"):
+    if not is_number(value) or not 0 < value <= _LARGEST:
         raise OptionError(f"{name} must be a finite number above 0. Got {value!r} instead.")
+    return float(value)
 
 
-def finite_number(name: str, value: Any) -> None:
-    """Refuse what is not a finite number.
+def finite_number(name: str, value: Any) -> float:
+    """The number as Python's own, if it is a finite number.
 
     Raises: OptionError.
     """
-    if not is_number(value) or not abs(value) < float("inf"):
+    if not is_number(value) or not abs(value) <= _LARGEST:
         raise OptionError(f"{name} must be a finite number. Got {value!r} instead.")
+    return float(value)
 
 
 def listed(name: str, value: Any) -> list[Any]:

@@ -36,7 +36,7 @@ def as_matrix(
         raise ShapeError(f"{what} must be a matrix ({axes}) of numbers. Got {type(array).__name__} instead.") from error
     if matrix.layout != torch.strided or matrix.is_quantized or matrix.is_meta or matrix.is_nested:
         raise ShapeError(f"{what} must be a plain dense tensor ({axes}) in memory. Make it one (.to_dense()) first.")
-    if isinstance(array, np.ma.MaskedArray):
+    if np.ma.is_masked(array):
         raise ShapeError(f"{what} must be a matrix ({axes}) of numbers. Got a masked array: fill its gaps first.")
     if matrix.is_complex() or matrix.dtype == torch.bool:
         raise ShapeError(f"{what} must be a matrix ({axes}) of real numbers. Got {matrix.dtype} instead.")

@@ -127,6 +127,19 @@ def test_an_incomplete_capture_is_not_built_from(model, corpus, tmp_path):
         itda.Store(tmp_path / "store").open("resid_post.0")
 
 
+def test_a_dry_run_of_prune_says_what_the_run_removes(model, corpus, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(10, patch)
+        with pytest.raises(Stop):
+            capture(model, corpus, tmp_path / "store")
+    (tmp_path / "store" / ".hidden-abc").mkdir()
+    store = itda.Store(tmp_path / "store")
+    said = store.prune(incomplete=True, dry_run=True)
+    assert said[-1][0].name == ".hidden-abc"
+    assert store.prune(incomplete=True) == said
+    assert store.listed() == []
+
+
 def test_dropped_sinks_are_made_good_across_a_stop(corpus, tmp_path):
     """Rows that sinks have taken away are owed by later windows, also by those after the stop."""
     model = itda.wrap(tiny.module("Llama"), tiny.tokenizer())

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -303,6 +305,25 @@ def test_compressed_lines_are_read_to_the_end_or_refused(tmp_path):
     file.write_bytes(whole)
     with pytest.raises(CorpusError, match="it was cut"):
         list(Corpus.from_files(file))
+
+
+def test_what_a_little_file_unfolds_to_is_not_held_at_once(tmp_path):
+    """Beside the line that is read; a process of its own, whose memory at most is known."""
+    import zstandard
+
+    file = tmp_path / "bomb.jsonl.zst"
+    lines = b'{"text": "a"}\n' * 2**16
+    writer = zstandard.ZstdCompressor().compressobj()
+    file.write_bytes(b"".join(writer.compress(lines) for _ in range(400)) + writer.flush())
+    code = f"""
+import resource
+from itda import Corpus
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+next(iter(Corpus.from_files({str(file)!r})._read()))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) < 100 * 2**10, "KiB more, of 360 MiB that are in it"
 
 
 def test_a_dataset_of_several_splits_gives_the_one_that_is_named():

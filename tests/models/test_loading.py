@@ -4,11 +4,12 @@ import shutil
 
 import pytest
 import torch
+import transformers
 
 import itda
 from itda import Corpus, capture, load_model, wrap
 from itda.errors import MismatchError, MissingExtraError, ModelError
-from itda.models.fingerprints import DifferentSettingsWarning
+from itda.models.fingerprints import DifferentSettingsWarning, tokenizer_hash
 from itda.models.losses import divergence, next_token_loss, predict
 from support import tiny
 
@@ -138,6 +139,24 @@ def test_a_changed_weight_file_changes_the_fingerprint(saved):
     content[-1] ^= 1
     (saved / "model.safetensors").write_bytes(bytes(content))
     assert load_model(saved).record.files != before
+
+
+@pytest.mark.parametrize("shipped", [[], ["<|pad|>"]])
+def test_padding_with_the_end_token_changes_no_tokenizer(shipped):
+    """As Llama 3 and Qwen have them: the end is no part of the model's own vocabulary."""
+    from tokenizers import Tokenizer, models
+
+    core = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    core.add_special_tokens(["<|begin|>", *shipped, "<|other|>", "<|end|>"])
+    roles = {"eos_token": "<|end|>", "bos_token": "<|begin|>", "pad_token": shipped[0] if shipped else None}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=core, **roles)
+    before = tokenizer_hash(tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token
+    assert tokenizer_hash(tokenizer) == before
+    tokenizer.add_special_tokens({"pad_token": "<fill>"})
+    assert tokenizer_hash(tokenizer) == before
+    tokenizer.add_tokens(["ba"])
+    assert tokenizer_hash(tokenizer) != before
 
 
 def test_padding_settings_do_not_make_another_tokenizer(saved):

@@ -1,5 +1,7 @@
 """What of the Gram matrix is kept within a budget, and that nothing but the time depends on it."""
 
+import copy
+import pickle
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -46,6 +48,15 @@ def test_no_budget_is_half_of_what_is_free():
 )
 def test_the_plan_goes_down_step_by_step(device, budget, kind, rows):
     assert memory.kind_of_gram(1000, budget, device) == (kind, rows)
+
+
+@pytest.mark.parametrize("budget", [None, 80_000, 0])
+def test_prepared_atoms_travel_to_other_processes(budget):
+    x, atoms = coherent(100, 48, 400)
+    prepared = prepare(atoms, memory=budget)
+    expected = pursue(x, prepared, steps=4)
+    for sent in (pickle.loads(pickle.dumps(prepared)), copy.deepcopy(prepared)):  # noqa: S301
+        assert torch.equal(pursue(x, sent, steps=4).coefficients, expected.coefficients)
 
 
 @pytest.mark.parametrize("budget", [None, 80_000, 0])

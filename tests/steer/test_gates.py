@@ -1,5 +1,6 @@
 """Gates open where they should, at thresholds that labelled examples give."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,6 +57,12 @@ def test_steering_happens_only_where_the_gate_is_open(gpt):
     with vector.apply(gpt, 0.5, when=steer.ProjectionGate(3 * direction, beyond)):
         after = gpt.read(inputs, [place])[SITE][0]
     assert torch.equal((after - before).abs().amax(1) > 1e-6, before @ direction / direction.norm() > beyond)
+
+
+def test_scores_are_of_double_precision():
+    assert steer.find_threshold([0.1, 0.2, 0.9], [0, 0, 1]).value == 0.55
+    assert steer.find_threshold([2.0**24, 2.0**24 + 1], [0, 1]).balanced_accuracy == 1
+    assert steer.find_threshold(np.array([3.0, 2.0, 1.0])[::-1], [False, False, True]).value == 2.5
 
 
 def test_bad_input_is_refused():

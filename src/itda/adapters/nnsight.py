@@ -52,7 +52,7 @@ def load(
         raise MissingExtraError("A model on other machines", "remote") from error
     import transformers
 
-    whole("retries", retries, least=0)
+    retries = whole("retries", retries, least=0)
     if not isinstance(remote, bool) and remote != "local" and not str(remote).startswith(("http://", "https://")):
         raise OptionError(
             f"remote must be True, False, 'local' or the http address of a server. Got {remote!r} instead."

@@ -154,7 +154,7 @@ def capture(
     """
     if not isinstance(model, ItemModel):
         raise ModelError(f"This needs an ItemModel from load or wrap. Got {type(model).__name__}.")
-    whole("batch_size", batch_size)
+    batch_size = whole("batch_size", batch_size)
     if sink_ratio is not None and not sink_ratio > 1:
         raise OptionError(f"sink_ratio must be above 1, or None. Got {sink_ratio!r}.")
     named = dict(items) if isinstance(items, Mapping) else {str(path): path for path in items}

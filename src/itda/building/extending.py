@@ -94,8 +94,7 @@ def extend_from_activations(
     Raises: OptionError for learned atoms, or more atoms than rows; ActivationError; MismatchError.
     """
     checked_dictionary(dictionary)
-    whole("atoms", atoms)
-    seed_number(seed)
+    atoms, seed = whole("atoms", atoms), seed_number(seed)
     dictionary.check_named("Adding atoms")
     given = _given(dictionary, rows, sources)
     if atoms > len(given):
@@ -124,7 +123,7 @@ def extend_from_activations(
     notes = dictionary.build.notes
     if len(chosen) < atoms:
         notes += (f"Only {len(chosen):,} of {atoms:,} more atoms could be taken: nothing else was missed.",)
-    options = {"atoms": int(atoms), "seed": int(seed), "of": dictionary.fingerprint, "had": len(dictionary)}
+    options = {"atoms": atoms, "seed": seed, "of": dictionary.fingerprint, "had": len(dictionary)}
     return replace(
         dictionary,
         atoms=unit,

@@ -18,7 +18,7 @@ from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import ActivationError, MismatchError, OptionError
-from itda.options import listed, whole
+from itda.options import listed, share, whole
 from itda.pursuit import Coding, prepare, pursue
 from itda.shapes import as_matrix
 
@@ -54,11 +54,13 @@ def merge(
     _check(parts)
     there = sum(map(len, parts))
     if atoms is not None:
-        whole("atoms", atoms)
+        atoms = whole("atoms", atoms)
         if atoms > there:
             raise OptionError(f"The dictionaries have {there:,} atoms together. Got atoms={atoms:,}; ask for fewer.")
         if atoms < parts[0].coding.steps:
             raise OptionError(f"Codes of these dictionaries have {parts[0].coding.steps} steps. Got atoms={atoms}.")
+    if max_unexplained is not None:
+        max_unexplained = share("max_unexplained", max_unexplained)
     if max_unexplained is not None and rows is not None:
         raise OptionError("max_unexplained= is a threshold for atoms, not for a sample of rows. Leave one of them out.")
     coding, width = parts[0].coding.asked, parts[0].width
@@ -110,7 +112,7 @@ def merge(
         build=BuildRecord(
             method="merge",
             options={
-                "atoms": None if atoms is None else int(atoms),
+                "atoms": atoms,
                 "max_unexplained": max_unexplained,
                 "rows": None if rows is None else len(sample),
                 "parts": [p.fingerprint for p in parts],

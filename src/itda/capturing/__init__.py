@@ -21,7 +21,7 @@ from itda.data.sources import Sources
 from itda.data.store import Store
 from itda.errors import CorpusError, OptionError
 from itda.models.loading import Model, checked_model
-from itda.options import checked, listed
+from itda.options import checked, listed, seconds
 
 __all__ = [
     "Capture",
@@ -74,6 +74,7 @@ def capture(
     names = [place.name for place in run.sites]
     one = site is None or isinstance(site, str)
     if store is not None:
+        seconds("every", every)
         place = store if isinstance(store, Store) else Store(store, create=True)
         kept = dtype or str(model.dtype).removeprefix("torch.")
         stored = finished(place, run, dtype=kept)

@@ -58,8 +58,8 @@ def capture_generation(
     Raises: ModelError for a model that does not write or runs elsewhere; CorpusError without prompts; SiteError.
     """
     checked_model(model)
-    whole("new_tokens", new_tokens)
-    seed_number(seed)
+    new_tokens = whole("new_tokens", new_tokens)
+    seed = seed_number(seed)
     given = [prompts] if isinstance(prompts, str) else listed("prompts", prompts)
     if not given or not all(isinstance(text, str) and text for text in given):
         raise CorpusError("There must be prompts, texts that are not empty, to go on from.")

@@ -95,7 +95,7 @@ def align(first: Dictionary, second: Dictionary, *, signed: bool = False, seed: 
     """
     checked_dictionary(first).check_same_place(second, "The second dictionary")
     flag("signed", signed)
-    seed_number(seed)
+    seed = seed_number(seed)
     if not len(first) or not len(second):
         raise OptionError("There are no atoms in one of the dictionaries.")
     generator = seeded(seed)

@@ -83,12 +83,11 @@ def diff(
     for model in (base, tuned):
         checked_model(model)
     checked_corpus(corpus)
-    whole("tokens", tokens, least=2)
+    tokens = whole("tokens", tokens, least=2)
     if atoms is not None:
-        whole("atoms", atoms)
-    share("rate", rate)
-    for name, value in (("margin", margin), ("apart", apart)):
-        above_zero(name, value)
+        atoms = whole("atoms", atoms)
+    rate = share("rate", rate)
+    margin, apart = above_zero("margin", margin), above_zero("apart", apart)
     if base.record.tokenizer != tuned.record.tokenizer:
         raise MismatchError(
             f"{base.id!r} and {tuned.id!r} have two tokenizers, so their tokens are not the same. To compare such "

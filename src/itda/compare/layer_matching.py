@@ -145,8 +145,8 @@ def match_layers(matrix: LayerMatrix, *, resamples: int = 1000, seed: int = 0) -
     """
     if not isinstance(matrix, LayerMatrix):
         raise OptionError(f"match_layers takes what layer_matrix returns. Got {type(matrix).__name__}.")
-    whole("resamples", resamples)
-    seed_number(seed)
+    resamples = whole("resamples", resamples)
+    seed = seed_number(seed)
     depths = {model: len(rows) for model, rows in matrix.layers.items()}
     if len(depths) < 2:
         raise OptionError(f"Layers are matched between models. Got only {', '.join(depths) or 'none'}.")
@@ -227,8 +227,8 @@ def paired_difference(
     for one in (first, second):
         if not isinstance(one, Matching):
             raise OptionError(f"paired_difference takes what match_layers returns. Got {type(one).__name__}.")
-    whole("resamples", resamples)
-    seed_number(seed)
+    resamples = whole("resamples", resamples)
+    seed = seed_number(seed)
     if first.pairs.keys() != second.pairs.keys():
         raise OptionError(f"{first.measure} and {second.measure} were not measured on the same models.")
     both = [

@@ -76,10 +76,10 @@ def layer_matrices(
     Returns: measure -> LayerMatrix; NaN where a measure cannot be computed, and `facts["missing"]` says why.
     Raises: OptionError; SiteError for a place that a model does not have; CorpusError for too little text.
     """
-    wanted = _wanted(measures)
+    wanted, seed = _wanted(measures), seed_number(seed)
     flag("whiten", whiten)
     if atoms is not None:
-        whole("atoms", atoms)
+        atoms = whole("atoms", atoms)
     layers = layers_at_common_places(models, corpus, sites=sites, tokens=tokens, seed=seed, progress=progress)
     facts = {"corpus": corpus.fingerprint, "tokens": len(layers[0].activations), "seed": seed}
     facts["common"] = layers[0].common
@@ -139,8 +139,8 @@ def layers_at_common_places(
 
     Raises: as `layer_matrices`.
     """
-    whole("tokens", tokens)
-    seed_number(seed)
+    tokens = whole("tokens", tokens)
+    seed = seed_number(seed)
     checked_corpus(corpus)
     by_name = _by_name(models)
     where = {name: _sites(model, sites) for name, model in by_name.items()}

@@ -158,9 +158,9 @@ def model_matrix(
     Raises: as `layer_matrices`; OptionError for a budget with less than one atom a layer, or of more than half of the
         tokens.
     """
-    whole("atoms", atoms)
-    whole("tokens", tokens)
-    seed_number(seed)
+    atoms = whole("atoms", atoms)
+    tokens = whole("tokens", tokens)
+    seed = seed_number(seed)
     layers = layers_at_common_places(models, corpus, sites=sites, tokens=tokens, seed=seed, progress=progress)
     names = tuple(dict.fromkeys(layer.model for layer in layers))
     if untrained is not None and untrained not in names:

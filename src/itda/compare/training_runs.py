@@ -72,10 +72,10 @@ def follow(
     """
     if not isinstance(checkpoints, Mapping) or len(checkpoints) < 2:
         raise OptionError("follow needs at least two checkpoints, as {name: model}, from the first to the last.")
-    whole("tokens", tokens)
-    whole("held_out_tokens", held_out_tokens)
-    whole("ablated", ablated, least=0)
-    seed_number(seed)
+    tokens = whole("tokens", tokens)
+    held_out_tokens = whole("held_out_tokens", held_out_tokens)
+    ablated = whole("ablated", ablated, least=0)
+    seed = seed_number(seed)
     checked_corpus(corpus)
     for given in checkpoints.values():
         if not isinstance(given, str | Path):

@@ -54,7 +54,7 @@ def translate(
         )
     fit = token_ids is not None if refit is None else refit
     flag("refit", fit)
-    above_zero("ridge", ridge)
+    ridge = above_zero("ridge", ridge)
     original = there.original
     if len(codes) and int(codes.atoms.max()) >= len(original):
         raise MismatchError(

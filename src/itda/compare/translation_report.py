@@ -121,7 +121,7 @@ def measure_translation(
     """
     if not isinstance(there, Transplant):
         raise OptionError(f"measure_translation takes what transplant returns. Got {type(there).__name__}.")
-    whole("tokens", tokens)
+    tokens = whole("tokens", tokens)
     named, provenance = there.original.provenance, there.provenance
     assert named is not None
     assert provenance is not None

@@ -82,7 +82,7 @@ def transplant(
     """
     checked_dictionary(dictionary).check_named("A transplant")
     checked_model(model)
-    whole("tokens", tokens)
+    tokens = whole("tokens", tokens)
     if dictionary.provenance is None or not dictionary.sources.named:
         raise OptionError("A transplant takes atoms that texts name. These were built from a bare array.")
     if not isinstance(corpus, Corpus):

@@ -170,8 +170,8 @@ class Corpus:
 
         Raises: OptionError for a share outside (0, 1); CorpusError if a part would be empty.
         """
-        share("held_out", held_out)
-        seed_number(seed)
+        held_out = share("held_out", held_out)
+        seed = seed_number(seed)
         ids = self.ids
         if len(ids) < 2:
             raise CorpusError(
@@ -203,9 +203,9 @@ class Corpus:
 
         Raises: OptionError; CorpusError if there are fewer documents than parts.
         """
-        whole("parts", count)
+        count = whole("parts", count)
         if tokens is not None:
-            whole("tokens", tokens, least=count)
+            tokens = whole("tokens", tokens, least=count)
         ids = sorted(self.ids)  # hashes: their order has nothing to do with that of the texts
         if len(ids) < count:
             raise CorpusError(
@@ -300,7 +300,7 @@ class Corpus:
             raise CorpusError(f"text_field is the name of a column. Got {text_field!r} instead.")
         rows: Any = loaded
         if limit is not None:
-            whole("limit", limit)
+            limit = whole("limit", limit)
             rows = loaded.take(limit) if hasattr(loaded, "take") else list(islice(loaded, limit))
 
         def read() -> Iterator[str]:

@@ -250,7 +250,7 @@ class Dictionary:
         Returns: the atoms, the most used first.
         Raises: OptionError unless exactly one question is asked.
         """
-        whole("limit", limit)
+        limit = whole("limit", limit)
         if sum(question is not None for question in (text, token, firing_on)) != 1:
             raise OptionError("find takes one question: a text, token= or firing_on=.")
         for question in (text, token):

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from itda.data.drafts import flush, refused, replaced_file, replaced_folder
 from itda.errors import FormatError, ItdaError, OutputError
-from itda.options import flag
+from itda.options import as_python, flag
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -264,7 +264,7 @@ def to_plain(value: Any) -> Any:
 
 def _number(value: Any) -> Any:
     if isinstance(value, np.generic):
-        return value.item()
+        return as_python(value)
     raise TypeError(f"{type(value).__name__} cannot be written")
 
 

@@ -193,7 +193,8 @@ class Store:
                         remove(entry.folder / shard.file for shard in entry.shards if _is_damaged(entry.folder, shard))
             if all_of_it:  # the lock is in it, and some systems remove no file that is open
                 remove([entry.folder])
-        if names is None and all(entry.complete for entry in self.listed()):
+        gone = {path for path, _ in removed}
+        if names is None and all(entry.complete for entry in self.listed() if entry.folder not in gone):
             remove(self.folder.glob(f"{_HIDDEN}*"))  # no capture is left that could go on from them
         return removed
 

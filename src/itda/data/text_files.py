@@ -152,6 +152,9 @@ def _compressed_lines(file: Path, how: Reading) -> Iterator[str]:
         raise CorpusError(f"{file} is damaged: {error}. Compress it again.") from error
 
 
+_PIECE = 2**10  # a file of one character fills 32 MiB with so many bytes, and all at once
+
+
 class _Frames(io.RawIOBase):
     """What is compressed in a file, one frame after the other. zstandard's own reader takes the first alone, and the
     end of a file that was cut for that of a frame."""
@@ -171,7 +174,7 @@ class _Frames(io.RawIOBase):
         Raises: CorpusError if the file ends within a frame.
         """
         while not self._ready:
-            compressed = self._compressed or self._file.read(2**17)
+            compressed = self._compressed or self._file.read(_PIECE)
             if not compressed:
                 if self._frame is None:
                     return 0

@@ -139,9 +139,9 @@ def ablate(
     where = place_of(dictionary, model, site, check_model)
     if not model.predicts:
         raise ModelError(f"{model.id} predicts no next token, so nothing shows what an atom does to that.")
-    for name, value in (("count", count), ("windows", windows), ("tokens", 1 if tokens is None else tokens)):
-        whole(name, value)
-    seed_number(seed)
+    count, windows = whole("count", count), whole("windows", windows)
+    tokens = None if tokens is None else whole("tokens", tokens)
+    seed = seed_number(seed)
     if atoms is not None and not isinstance(atoms, Sequence):
         raise OptionError(f"atoms must be a list of numbers. Got {atoms!r} instead.")
     wrong = [

@@ -63,7 +63,7 @@ def evaluate(
     Returns: the report; str() of it is a table.
     Raises: CorpusError if no held-out document is left; MismatchError; ModelError; OptionError.
     """
-    whole("resamples", resamples)
+    resamples = whole("resamples", resamples)
     where = place_of(dictionary, model, site, check_model)
     held_out, excluded = held_out_of(dictionary, corpus)
     tally = tally_windows(
@@ -113,8 +113,8 @@ def tally_windows(
     Raises: as `evaluate`.
     """
     if tokens is not None:
-        whole("tokens", tokens)
-    seed_number(seed)
+        tokens = whole("tokens", tokens)
+    seed = seed_number(seed)
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}
     length = window_length(model, captured)
     chosen = whole_windows(

@@ -188,8 +188,8 @@ def judge_atoms(
         raise OptionError(f"judge_atoms needs an itda Judge. Got {type(judge).__name__} instead.")
     if not isinstance(answers, str | Path):
         raise OptionError(f"answers must name a file. Got {answers!r} instead.")
-    whole("atoms", atoms)
-    seed_number(seed)
+    atoms = whole("atoms", atoms)
+    seed = seed_number(seed)
     if not isinstance(activations, Activations) or not activations.sources.named:
         raise ActivationError("A judge reads text: give Activations, as itda.capture makes them.")
     used = chosen_coding(dictionary.coding, coding, steps)

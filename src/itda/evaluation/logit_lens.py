@@ -60,7 +60,7 @@ def logit_lens(
     Source: nostalgebraist 2020; through the model's own last norm and output, by difference.
     """
     place = model.site(place_of(dictionary, model, site, check_model))
-    whole("count", count)
+    count = whole("count", count)
     if not model.predicts:
         raise ModelError(f"{model.id} predicts no next token, so there are no logits to look at.")
     directions = _directions(dictionary, model, place)

@@ -128,13 +128,12 @@ def probe(
     """
     if not isinstance(sizes, Sequence):
         raise OptionError(f"sizes must be a list of numbers of features, as in (1, 5). Got {sizes!r} instead.")
-    for size in sizes:
-        whole("sizes", size)
+    sizes = [whole("sizes", size) for size in sizes]
     if others is not None and not isinstance(others, Mapping):
         raise OptionError(f"others must be dictionaries or functions by name. Got {type(others).__name__} instead.")
-    share("test", test)
-    whole("resamples", resamples)
-    seed_number(seed)
+    test = share("test", test)
+    resamples = whole("resamples", resamples)
+    seed = seed_number(seed)
     where = place_of(dictionary, model, site, check_model)
     known = _checked_labels(texts, labels)
     readable, known = _each_once([clean(text, f"Text {number}") for number, text in enumerate(texts)], known)

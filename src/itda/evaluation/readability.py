@@ -132,10 +132,9 @@ def read_atoms(
     Raises: ActivationError without text or with too few tokens; MismatchError for another model's activations.
     """
     checked_dictionary(dictionary)
-    whole("examples", examples, least=_LEAST)
-    for name, value in (("atoms", atoms), ("resamples", resamples)):
-        whole(name, value)
-    seed_number(seed)
+    examples = whole("examples", examples, least=_LEAST)
+    atoms, resamples = whole("atoms", atoms), whole("resamples", resamples)
+    seed = seed_number(seed)
     if not isinstance(activations, Activations) or not activations.sources.named:
         raise ActivationError("Atoms are read from text: give Activations, as itda.capture makes them.")
     used = chosen_coding(dictionary.coding, coding, steps)

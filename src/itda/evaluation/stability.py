@@ -85,7 +85,7 @@ def compare_codes(
     Raises: ActivationError for fewer than two rows; OptionError; MismatchError.
     """
     checked_dictionary(dictionary)
-    seed_number(seed)
+    seed = seed_number(seed)
     if not isinstance(noise, Sequence):
         raise OptionError(f"noise must be a list of lengths, as in (0.05,). Got {noise!r} instead.")
     if others is not None and not isinstance(others, Mapping):

@@ -53,7 +53,7 @@ def evaluate_activations(
             "capture them first."
         )
     checked_dictionary(dictionary)
-    whole("resamples", resamples)
+    resamples = whole("resamples", resamples)
     given = activations.whole() if isinstance(activations, RowsOnDisk) else activations
     dictionary.check_activations(given)
     captured: Mapping[str, Any] = dictionary.provenance.capture if dictionary.provenance else {}

@@ -174,15 +174,21 @@ def parameters_hash(module: nn.Module) -> str | None:
 def tokenizer_hash(tokenizer: Any) -> str:
     """Hash of a fast tokenizer's rules and vocabulary.
 
-    Less the padding and truncation of its last call, and less a token for padding that was added to its vocabulary:
-    no text is cut otherwise for these.
+    Less the padding and truncation of its last call, and less a token that is there for padding only: no text is cut
+    otherwise for these, and whoever runs a model sets them.
     """
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = rules["model"].get("vocab", {})
     own = set(vocabulary) if isinstance(vocabulary, dict) else {piece for piece, _ in vocabulary}
-    rules["added_tokens"] = [
-        token for token in rules["added_tokens"] if token["content"] != tokenizer.pad_token or token["content"] in own
-    ]
+    own |= {getattr(tokenizer, f"{role}_token") for role in ("bos", "eos", "unk", "cls", "sep", "mask")}
+    last = max((token["id"] for token in rules["added_tokens"]), default=0)
+
+    def only_pads(token: dict[str, Any]) -> bool:
+        # One that came with the tokenizer and pads no more must count as little as when it did
+        added_to_pad = token["content"] == tokenizer.pad_token and token["id"] == last
+        return token["content"] not in own and (added_to_pad or "pad" in token["content"].lower())
+
+    rules["added_tokens"] = [token for token in rules["added_tokens"] if not only_pads(token)]
     return _hash(json.dumps({**rules, "padding": None, "truncation": None}, sort_keys=True).encode())
 
 

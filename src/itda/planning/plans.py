@@ -14,7 +14,7 @@ from rich.text import Text
 from itda.building.request import default_atoms
 from itda.errors import OptionError
 from itda.models.tokenizing import CANONICAL_BATCH
-from itda.options import whole
+from itda.options import above_zero, whole
 from itda.planning import costs
 from itda.planning.costs import CONSTANTS
 from itda.planning.machines import Machine, machine
@@ -136,10 +136,12 @@ def plan(
         from_disk: run the model layer by layer.
     Raises: ModelError; OptionError.
     """
-    whole("tokens", tokens)
+    tokens = whole("tokens", tokens)
     of, spread = ModelSize.of(model), shards is not None or workers is not None
-    for name, value in (("shards", shards), ("workers", workers), ("threads", threads)):
-        whole(name, 1 if value is None else value)
+    shards, workers, threads = (
+        None if value is None else whole(name, value)
+        for name, value in (("shards", shards), ("workers", workers), ("threads", threads))
+    )
     where = on if isinstance(on, Machine) else machine(on, threads=threads or (1 if spread else None))
     shards = (shards or _SHARDS) if spread else 1
     if workers is not None and workers > shards:
@@ -150,23 +152,23 @@ def plan(
     most = max(1, (os.cpu_count() or 1) // where.threads) if where.measured else shards
     workers = (workers or min(shards, most)) if spread else 1
     layer = of.depth // 2 if layer is None else layer
-    whole("layer", layer, least=0)
+    layer = whole("layer", layer, least=0)
     if layer >= of.depth:
         raise OptionError(f"{of.name} has layers 0 to {of.depth - 1}. Got layer={layer}.")
     if store is not None and store not in _BYTES:
         raise OptionError(f"store must be one of {', '.join(_BYTES)}. Got {store!r} instead.")
-    text = max(float(tokens), corpus_tokens or 0.0)
-    for name, number in (("document_tokens", document_tokens), ("corpus_tokens", text)):
-        if not 1 <= number < float("inf"):
-            raise OptionError(f"{name} must be a number of at least 1. Got {number!r} instead.")
+    text = max(float(tokens), above_zero("corpus_tokens", 1.0 if corpus_tokens is None else corpus_tokens))
+    document_tokens = above_zero("document_tokens", document_tokens)
+    if document_tokens < 1:
+        raise OptionError(f"document_tokens must be a number of at least 1. Got {document_tokens!r} instead.")
     window = min(of.positions, 128) if window is None else window
-    whole("window", window)
+    window = whole("window", window)
     if window > of.positions:
         raise OptionError(f"{of.name} takes at most {of.positions:,} tokens at once. Got window={window:,}.")
     steps = default_steps(of.width) if steps is None else steps
-    whole("steps", steps)
+    steps = whole("steps", steps)
     atoms = default_atoms(of.width, tokens, Coding(steps=steps)) if atoms is None else atoms
-    whole("atoms", atoms)
+    atoms = whole("atoms", atoms)
     if not steps <= atoms <= tokens:
         raise OptionError(f"atoms must be from {steps} (steps) to {tokens:,} (tokens). Got atoms={atoms:,}.")
     notes = []

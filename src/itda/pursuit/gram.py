@@ -4,6 +4,7 @@ Each kind gives rows of the matrix by atom (`rows`) and takes in new atoms (`app
 """
 
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,6 +92,12 @@ class GramRows:
         self._lock = Lock()  # several threads may encode on the same atoms, and each moves rows about
         self.computed = 0
         """Rows computed so far."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())  # a copy, in this process or another, has threads of its own
 
     @property
     def capacity(self) -> int:

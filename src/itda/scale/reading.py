@@ -152,7 +152,7 @@ def evaluate(
     how, rest = split_options(options)
     if rest:
         raise OptionError(f"There is no option {', '.join(map(repr, rest))}.")
-    whole("resamples", resamples)
+    resamples = whole("resamples", resamples)
     checked_dictionary(dictionary)
     held_out, excluded = held_out_of(dictionary, checked_corpus(corpus))
     source, parts = ModelSource.of(model, load, how), held_out.parts(how.shards, tokens=tokens)

@@ -61,7 +61,7 @@ class AffineMap:
             check_model: refuse a model with other weights.
         """
         checked_model(model)
-        finite_number("strength", strength)
+        strength = finite_number("strength", strength)
         if check_model and self.model is not None:
             self.model.check_same(model.record, "This map")
         for name, scale in self.scales.items():
@@ -134,8 +134,8 @@ def fit(
     Source: LinEAS, Rodriguez et al. 2025; groups and entries as in Simon et al. 2013.
     """
     checked_model(model)
-    whole("steps", steps)
-    above_zero("rate", rate)
+    steps = whole("steps", steps)
+    rate = above_zero("rate", rate)
     if not is_number(sparsity) or not 0 <= sparsity < float("inf"):
         raise OptionError(f"sparsity must be a finite number of 0 or more. Got {sparsity!r}.")
     where = (

@@ -72,7 +72,7 @@ def explain(vector: SteeringVector, dictionary: Dictionary, *, count: int = 8) -
         count: at most so many atoms.
     Raises: OptionError for a vector that is not at that site; MismatchError for one of another model.
     """
-    whole("count", count)
+    count = whole("count", count)
     direction = unit(_direction(vector, dictionary))
     coding = Coding(steps=min(count, len(dictionary), dictionary.width), method="omp")
     codes = pursue(direction[None], dictionary.atoms, coding)
@@ -98,7 +98,7 @@ def transfer(vector: SteeringVector, dictionary: Dictionary, there: Transplant, 
         count: at most so many atoms.
     Raises: OptionError; MismatchError if `there` is a transplant of another dictionary, or holds none of the atoms.
     """
-    whole("count", count)
+    count = whole("count", count)
     if not isinstance(there, Transplant) or there.original.fingerprint != dictionary.fingerprint:
         raise MismatchError(
             "A vector is carried by a transplant of its own dictionary: compare.transplant(dictionary, ...)."

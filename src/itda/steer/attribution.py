@@ -48,7 +48,7 @@ def attribute(model: Model, example: Contrast, *, steps: int = 32) -> Attributio
     Source: integrated gradients, Sundararajan, Taly & Yan 2017.
     """
     check_predicts(checked_model(model))
-    whole("steps", steps)
+    steps = whole("steps", steps)
     parts = [whole_text(model, example.prompt, side) for side in (example.target, example.opposite)]
     first = min(own for _, own in parts)
     scores = torch.zeros(first)
@@ -88,7 +88,7 @@ def fit(
     Source: GrAInS, Nguyen et al. 2025.
     """
     check_predicts(checked_model(model))
-    whole("top", top)
+    top = whole("top", top)
     one_of("combine", combine, ("pca", "mean"))
     if not examples:
         raise OptionError("An attribution vector needs at least one (prompt, target, opposite). Got none.")

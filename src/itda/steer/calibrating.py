@@ -44,7 +44,7 @@ def calibrate(
     Raises: OptionError if no strength gets there, as where the model does not use the site.
     Source: bisection to a bound on the divergence, as in Activation-Steered Compression (Azizi et al. 2025).
     """
-    above_zero("kl", kl)
+    kl = above_zero("kl", kl)
     text = neutral if isinstance(neutral, NeutralText) else NeutralText(model, neutral)
 
     def measured(strength: float) -> float:

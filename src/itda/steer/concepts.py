@@ -35,12 +35,11 @@ class Concept:
 
     def __post_init__(self) -> None:
         checked_name(self.name)
-        finite_number("threshold", self.threshold)
+        object.__setattr__(self, "threshold", finite_number("threshold", self.threshold))
         if not isinstance(self.atoms, Mapping) or not self.atoms:
             raise OptionError(f"The concept {self.name!r} has no atoms. Give at least one.")
-        for atom, weight in self.atoms.items():
-            whole("atom", atom, least=0)
-            finite_number("weight", weight)
+        atoms = {whole("atom", atom, least=0): finite_number("weight", one) for atom, one in self.atoms.items()}
+        object.__setattr__(self, "atoms", atoms)
 
     @classmethod
     def fit(
@@ -62,7 +61,7 @@ class Concept:
             progress: draw a bar on stderr.
         Raises: OptionError for labels of one kind, or where no atom tells them apart; CorpusError; MismatchError.
         """
-        whole("atoms", atoms)
+        atoms = whole("atoms", atoms)
         features = text_features(dictionary, model, texts, progress=progress)
         return cls.from_features(name, features, labels, atoms=atoms, against=against)
 
@@ -77,7 +76,7 @@ class Concept:
         from sklearn.linear_model import LogisticRegression
 
         features = scipy.sparse.csr_matrix(features)
-        whole("atoms", atoms)
+        atoms = whole("atoms", atoms)
         kinds = np.asarray(labels, bool)
         if kinds.shape != (features.shape[0],):
             raise OptionError(f"There must be a label for each text. Got {kinds.size} for {features.shape[0]}.")
@@ -108,7 +107,7 @@ class Concept:
 
     def scores(self, features: Any) -> NDArray[np.float64]:
         """How much of it texts have, float (n,), from features (n, A) that `text_features` made."""
-        values = features[:, list(self.atoms)].toarray()
+        values = scipy.sparse.csr_matrix(features)[:, list(self.atoms)].toarray()
         scores: NDArray[np.float64] = values @ np.array(list(self.atoms.values()))
         return scores
 

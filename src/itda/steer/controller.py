@@ -158,11 +158,10 @@ def fit(
     Source: Guiding Giants, Hegazy et al. 2025, where weights had no loss of their own.
     """
     check_predicts(checked_model(model))
-    for name, value in (("hidden", hidden), ("steps", steps)):
-        whole(name, value)
-    above_zero("rate", rate)
-    above_zero("strength", strength)
-    seed_number(seed)
+    hidden, steps = whole("hidden", hidden), whole("steps", steps)
+    rate = above_zero("rate", rate)
+    strength = above_zero("strength", strength)
+    seed = seed_number(seed)
     if not isinstance(vector, SteeringVector):
         raise OptionError(f"A controller is trained for a steer.SteeringVector. Got {type(vector).__name__}.")
     if vector.model is not None:

@@ -114,11 +114,10 @@ def push(
     Source: the extreme values of CDEV, there of single concept directions.
     """
     site = place_of(dictionary, model, None, True)
-    whole("words", words)
+    words = whole("words", words)
     if not isinstance(multiples, Sequence) or not multiples:
         raise OptionError("Give at least one multiple to push to, in a list.")
-    for multiple in multiples:
-        finite_number("multiples", multiple)
+    multiples = [finite_number("multiples", multiple) for multiple in multiples]
     text = NeutralText(model, texts)
     AtomEdit(dictionary, atom, "set", 0.0)  # refuses an atom that is not there
     rows = text.rows(site)
@@ -138,4 +137,4 @@ def push(
                 Push(float(multiple), multiple * largest, now.kl, now.entropy, now.perplexity, rising, falling, gone)
             )
             advance(1)
-    return Extremes(atom, dictionary.describe(atom), site, largest, found > 0, tuple(pushes))
+    return Extremes(int(atom), dictionary.describe(atom), site, largest, found > 0, tuple(pushes))

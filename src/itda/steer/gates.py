@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def find_threshold(scores: Any, labels: Sequence[bool] | Tensor) -> Threshold:
         labels: which are positive: True and False, or 1 and 0.
     Raises: ShapeError; OptionError for other labels, or where there is one kind only.
     """
-    values, positive = _column(scores, "scores").double(), _column(labels, "labels")
+    values, positive = _column(scores, "scores", torch.float64), _column(labels, "labels")
     if not bool(((positive == 0) | (positive == 1)).all()):
         raise OptionError("The labels must be True and False, or 1 and 0.")
     positive = positive.bool()
@@ -54,15 +55,15 @@ def find_threshold(scores: Any, labels: Sequence[bool] | Tensor) -> Threshold:
     return Threshold(float(cuts[place]), float(accuracy[place]))
 
 
-def _column(values: Any, what: str) -> Tensor:
-    """Real numbers or booleans (n,)."""
+def _column(values: Any, what: str, dtype: torch.dtype | None = None) -> Tensor:
+    """Real numbers or booleans (n,), of a type from the beginning: float32 is what a list of them would become."""
     try:
-        column = torch.as_tensor(values)
+        column = torch.as_tensor(values if isinstance(values, Tensor) else np.array(values, order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ShapeError(f"The {what} must be a list of numbers. Got {type(values).__name__}.") from error
     if column.ndim != 1 or column.is_complex():
         raise ShapeError(f"The {what} must be real numbers of shape (n,). Got {column.dtype} of {tuple(column.shape)}.")
-    return column
+    return column if dtype is None else column.to(dtype)
 
 
 @dataclass(frozen=True)

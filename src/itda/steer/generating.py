@@ -52,7 +52,7 @@ def generate(
     Raises: CorpusError for an empty prompt; ModelError; MismatchError; OptionError.
     """
     check_predicts(checked_model(model))
-    whole("max_new_tokens", max_new_tokens)
+    max_new_tokens = whole("max_new_tokens", max_new_tokens)
     if vector is not None and not isinstance(vector, SteeringVector):
         raise OptionError(f"generate is steered by a steer.SteeringVector. Got {type(vector).__name__}.")
     given = [prompts] if isinstance(prompts, str) else listed("prompts", prompts)

@@ -43,7 +43,7 @@ def checked_tokens(tokens: Any) -> Tokens:
     if isinstance(tokens, str) and tokens in NAMES:
         return tokens
     if isinstance(tokens, After) and is_whole(tokens.token) and tokens.token >= 0:
-        return tokens
+        return After(int(tokens.token))
     if isinstance(tokens, slice) and tokens.step in (None, 1):
         return tokens
     if is_whole(tokens):
@@ -190,8 +190,9 @@ class Stream:
             self._calls = [ids[order.to(ids.device)] for ids in self._calls]
             return own(order)
 
+        had_its_own = "reorder_cache" in vars(cache)
         cache.reorder_cache = reorder
-        return lambda: setattr(cache, "reorder_cache", own)
+        return lambda: setattr(cache, "reorder_cache", own) if had_its_own else delattr(cache, "reorder_cache")
 
     def release(self) -> None:
         """Leave the cache as it was found."""

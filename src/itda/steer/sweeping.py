@@ -121,8 +121,7 @@ def sweep(
     """
     if not strengths:
         raise OptionError("A sweep needs at least one strength. Got none.")
-    for strength in strengths:
-        finite_number("strengths", strength)
+    strengths = [finite_number("strengths", strength) for strength in strengths]
     if not finite_at_least_one(most_perplexity):
         raise OptionError(f"most_perplexity is a factor of at least 1. Got {most_perplexity!r}.")
     text = NeutralText(model, neutral)
@@ -147,7 +146,7 @@ def sweep(
                 ends = ends_of(risen) if len(risen) > 1 else None
                 points.append(Point(name, float(strength), float(risen.mean()), ends, *vars(now).values()))
                 advance(1)
-    return Sweep(op, plain, most_perplexity, tuple(points))
+    return Sweep(op, plain, float(most_perplexity), tuple(points))
 
 
 def finite_at_least_one(value: Any) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -125,9 +126,10 @@ class SteeringVector:
         checked_model(model)
         place = model.site(site)
         if norm is not None:
-            above_zero("norm", norm)
+            norm = above_zero("norm", norm)
         try:
-            found = torch.as_tensor(direction, dtype=torch.float32)
+            given = direction if isinstance(direction, Tensor) else np.ascontiguousarray(direction)
+            found = torch.as_tensor(given, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ShapeError(f"A direction is a vector of numbers. Got {type(direction).__name__} instead.") from error
         if found.ndim != 1 or (place.width is not None and len(found) != place.width):
@@ -157,8 +159,7 @@ class SteeringVector:
             raise OptionError("This dictionary was built from a bare array, so its atoms belong to no model.")
         if not isinstance(weights, Mapping):
             raise OptionError(f"from_atoms takes {{atom: weight}}. Got {type(weights).__name__} instead.")
-        for weight in weights.values():
-            finite_number("a weight", weight)
+        weights = {atom: finite_number("a weight", weight) for atom, weight in weights.items()}
         wrong = [atom for atom in weights if not is_whole(atom) or not 0 <= atom < len(dictionary)]
         if wrong or not weights:
             raise OptionError(
@@ -202,7 +203,7 @@ class SteeringVector:
         """
         checked_model(model)
         one_of("op", op, tuple(OPERATORS))
-        finite_number("strength", strength)
+        strength = finite_number("strength", strength)
         if check_model and self.model is not None:
             self.model.check_same(model.record, "This steering vector")
         operator = OPERATORS[op]

@@ -47,7 +47,7 @@ def export(
     Returns: how many pages there are.
     Raises: OutputError if the folder exists or cannot be written.
     """
-    whole("atoms", atoms)
+    atoms = whole("atoms", atoms)
     where = Path(folder)
     check_export(where, overwrite=overwrite)
     texts = {name: list(found) for name, found in (explained or {}).items()}
@@ -95,7 +95,7 @@ def report(shelf: Shelf, name: str, path: str | Path, *, atoms: int = 30, contex
     Raises: OptionError; OutputError if it cannot be written.
     """
     where = check_report(path)
-    whole("atoms", atoms)
+    atoms = whole("atoms", atoms)
     book = shelf.book(name)
     records = book.records
     largest = sorted(range(len(records)), key=lambda atom: (-records.energies[atom], -records.counts[atom], atom))

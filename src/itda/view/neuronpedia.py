@@ -107,7 +107,7 @@ def export(
     Returns: the folder of the source.
     Raises: OptionError for records of another dictionary, or without a text; OutputError if it exists.
     """
-    whole("texts", texts)
+    texts = whole("texts", texts)
     where = place_of(dictionary, folder, release, overwrite=overwrite)
     if records.facts["fingerprint"] != dictionary.fingerprint:
         raise OptionError("These records were made of another dictionary. Prepare them again.")

@@ -22,7 +22,7 @@ from itda.evaluation.logit_lens import logit_lens
 from itda.explaining import place_of
 from itda.models import tokenizing
 from itda.models.loading import Model
-from itda.options import is_whole, seed_number, whole
+from itda.options import seed_number, whole
 from itda.pursuit import Codes
 from itda.view.atom_map import atom_map
 from itda.view.records import Array, Records, Texts
@@ -80,11 +80,10 @@ def prepare(
     Raises: CorpusError, MismatchError, ModelError, OptionError.
     """
     checked_dictionary(dictionary)
-    seed_number(seed)
-    for label, value in (("held_out_tokens", held_out_tokens), ("tokens", 1 if tokens is None else tokens)):
-        whole(label, value)
-    if not is_whole(effects) or effects < 0:
-        raise OptionError(f"effects must be a number of atoms, or 0. Got {effects!r} instead.")
+    seed = seed_number(seed)
+    held_out_tokens = whole("held_out_tokens", held_out_tokens)
+    tokens = None if tokens is None else whole("tokens", tokens)
+    effects = whole("effects", effects, least=0)
     if model is None and corpus is not None:
         raise OptionError("Atoms are looked for in a text by running the model. Give the model with the corpus.")
     where = None if model is None else place_of(dictionary, model, site, check_model)
