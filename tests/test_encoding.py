@@ -50,6 +50,9 @@ def test_sinks_are_those_of_the_dictionary(model):
     found = encode_corpus(own, sinking, Corpus.from_texts(["nnnnnan"]), progress=False)
     assert [source.token for source in found.sources] == ["a"]
     assert found.provenance.capture["sink_norm"] == own.provenance.capture["sink_norm"]
+    other_texts = Corpus.from_texts(TEXTS)
+    looser = encode_corpus(own, sinking, other_texts, sink_ratio=10**6, progress=False)
+    assert len(looser) > len(encode_corpus(own, sinking, other_texts, progress=False))
 
 
 def test_another_model_is_refused(dictionary):

@@ -77,4 +77,6 @@ def capture_options_of(dictionary: Dictionary, given: Mapping[str, Any]) -> Capt
     """
     own = dictionary.provenance.capture if dictionary.provenance else {}
     inherited = {name: own[name] for name in _INHERITED if name in own}
+    if "sink_ratio" in given:  # the norm that was found belongs to the ratio of then
+        inherited.pop("sink_norm", None)
     return checked(CaptureOptions, {**inherited, **given})

@@ -245,7 +245,10 @@ def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model
     provenance: Provenance | None = dictionary.provenance
     if provenance is None:
         if site is None:
-            raise OptionError("This dictionary was built from a bare array. Say where it belongs: site='resid_post.3'.")
+            raise OptionError(
+                "This dictionary was built from a bare array and belongs to no place of a model. Where there is a "
+                "site=, say site='resid_post.3'; for all else, build it from a model's activations (itda.capture)."
+            )
         return model.site(site).name
     if check_model:
         provenance.model.check_same(model.record, "This dictionary")

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
 from itda.errors import OptionError
 
@@ -40,11 +39,6 @@ def in_python(options: Any) -> None:
     for name, value in vars(options).items():
         if isinstance(value, np.generic | dict):
             object.__setattr__(options, name, as_python(value))
-
-
-def seeded(seed: int) -> torch.Generator:
-    """A generator on the CPU."""
-    return torch.Generator().manual_seed(int(seed))
 
 
 def is_whole(value: Any) -> bool:
@@ -135,6 +129,17 @@ def listed(name: str, value: Any) -> list[Any]:
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise OptionError(f"{name} must be a list. Got {type(value).__name__} instead.")
     return list(value)
+
+
+def several(name: str, value: Any) -> list[str]:
+    """One text, or several different ones, as a list.
+
+    Raises: OptionError for none, or what is there twice.
+    """
+    found = [value] if isinstance(value, str) else listed(name, value)
+    if not found or len(set(found)) < len(found):
+        raise OptionError(f"{name} must be different places, at least one. Got {found}.")
+    return found
 
 
 def one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:

@@ -198,7 +198,9 @@ def test_build_captures_and_remembers(model):
 
 def test_several_sites_in_one_pass_are_each_the_same_alone(model):
     corpus = Corpus.from_texts(TEXTS)
+    one = build_many(model, corpus, sites="resid_post.0", atoms=50, progress=False)
     many = build_many(model, corpus, sites=["resid_post.0", "attn_heads.2"], atoms=50, progress=False)
+    assert torch.equal(one["resid_post.0"].atoms, many["resid_post.0"].atoms)
     for site, dictionary in many.items():
         alone = build(model, corpus, site=site, atoms=50, progress=False)
         assert torch.equal(alone.atoms, dictionary.atoms)

@@ -159,3 +159,11 @@ def test_bare_rows_are_numbered_through():
         assert int(sources.row.max()) >= 300
         if method == "budget":
             assert torch.allclose(merged.activations, rows[sources.row], atol=1e-4)
+
+
+def test_a_sample_may_be_activations(model, parts):
+    rows = itda.capture(model, itda.Corpus.from_texts(tiny.KINGS), parts[0].site, progress=False)
+    assert torch.equal(itda.merge(parts, atoms=30, rows=rows).atoms, itda.merge(parts, atoms=30, rows=rows.rows).atoms)
+    elsewhere = itda.capture(model, itda.Corpus.from_texts(tiny.KINGS), "resid_post.0", progress=False)
+    with pytest.raises(MismatchError):
+        itda.merge(parts, atoms=30, rows=elsewhere)

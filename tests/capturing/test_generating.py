@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers
 
 import itda
 from itda.errors import CorpusError, ModelError, OptionError
@@ -79,3 +80,25 @@ def test_what_the_model_is_set_to_is_not_what_is_read(llama):
         own.num_beams, own.return_dict_in_generate, own.prompt_lookup_num_tokens = before
     with pytest.raises(OptionError, match="prompt_lookup_num_tokens is not for this"):
         itda.capture_generation(llama, PROMPTS, SITE, prompt_lookup_num_tokens=3)
+
+
+def test_options_of_generate(llama):
+    prompts = ["Once upon a time"]
+    padded = itda.capture_generation(llama, prompts, new_tokens=6, pad_token_id=3, progress=False)
+    assert torch.equal(padded.rows, itda.capture_generation(llama, prompts, new_tokens=6, progress=False).rows)
+    text = itda.steer.generate(llama, prompts[0], max_new_tokens=12)[0].text
+    word = text.split()[1]
+    assert itda.steer.generate(llama, prompts[0], max_new_tokens=12, stop_strings=[word])[0].text.endswith(word)
+    stopped = itda.capture_generation(llama, prompts, new_tokens=12, stop_strings=[word], progress=False)
+    assert len(stopped) < 11
+    drawn = transformers.GenerationConfig(do_sample=True, temperature=3.0, pad_token_id=0)
+    several = {itda.steer.generate(llama, prompts[0], generation_config=drawn)[0].text for _ in range(4)}
+    assert len(several) > 1
+    for write in (
+        lambda **options: itda.capture_generation(llama, prompts, new_tokens=4, progress=False, **options),
+        lambda **options: itda.steer.generate(llama, prompts[0], max_new_tokens=4, **options),
+    ):
+        with pytest.raises(OptionError, match="temprature"):
+            write(temprature=2.0)
+        with pytest.raises(OptionError, match="input_ids is not for this"):
+            write(input_ids=torch.ones(1, 2))

@@ -125,7 +125,7 @@ def test_bad_input_is_refused(gpt, vector, trained):
         controller.fit(gpt, vector, CONTRASTS, "one", progress=False)
     with pytest.raises(CorpusError, match="leave alone"):
         controller.fit(gpt, vector, CONTRASTS, [], progress=False)
-    with pytest.raises(OptionError, match="site at least"):
+    with pytest.raises(OptionError, match="at least one"):
         controller.fit(gpt, vector, CONTRASTS, OTHERS, reads=[], progress=False)
     with pytest.raises(OptionError, match="rate"):
         controller.fit(gpt, vector, CONTRASTS, OTHERS, rate=-1, progress=False)

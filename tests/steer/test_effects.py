@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -172,3 +173,24 @@ def test_bad_input_is_refused(gpt, vector, minilm):
             steer.generate(gpt, prompts)
     with pytest.raises(OptionError, match="max_new_tokens"):
         steer.generate(gpt, "a", max_new_tokens=0)
+
+
+@pytest.mark.parametrize("tokens", ["all", "prompt", "generation", "last", 1, -1, slice(1, None), "after"])
+def test_what_steering_costs_is_seen_wherever_it_steers(gpt, vector, tokens):
+    """A text that is not being generated has its second half in the place of what would be."""
+    if tokens == "after":
+        tokens = steer.After(gpt.tokenizer(NEUTRAL[0])["input_ids"][2])
+    lower = vector.at("resid_post.0")
+    strengths = np.array([0.5, 2.0])
+    found = steer.sweep(gpt, lower, CONTRASTS, NEUTRAL, strengths=strengths, tokens=tokens, progress=False)
+    costs = [point.kl for point in found.points]
+    assert 1e-6 < costs[0] < costs[1]
+    found = steer.calibrate(gpt, lower, NEUTRAL, kl=costs[0], tokens=tokens)
+    assert found.strength == pytest.approx(0.5, rel=0.05)
+
+
+def test_text_in_which_nothing_is_steered_is_refused(gpt, vector):
+    with pytest.raises(OptionError, match="No neutral text has the token 299"):
+        steer.calibrate(gpt, vector, NEUTRAL, tokens=steer.After(299))
+    with pytest.raises(CorpusError, match="at least one text of 4 tokens"):
+        steer.calibrate(gpt, vector, ["a"], tokens="generation")

@@ -127,6 +127,13 @@ def test_without_a_corpus_the_texts_of_the_atoms_are_read(embedded, prepared):
     assert "come from" in dict(pages.summary(records))["pages made from"]
 
 
+def test_texts_that_were_left_out_are_none_to_look_at(embedded, prepared):
+    shared = prepared.dictionary.without_texts()
+    records = prepare(shared, embedded, tokens=300, progress=False)
+    assert len(records.nearest) == len(shared)
+    assert not len(records.tokens)
+
+
 def test_a_bare_array_and_a_missing_model_still_have_pages():
     dictionary = bare_dictionary()
     records = prepare(dictionary, progress=False)

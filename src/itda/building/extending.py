@@ -28,8 +28,9 @@ from itda.data.sources import Sources
 from itda.data.token_means import TokenMeans, TokenMeansAccumulator
 from itda.errors import ActivationError, CorpusError, OptionError
 from itda.models.loading import Model
-from itda.options import seed_number, seeded, whole
+from itda.options import seed_number, whole
 from itda.pursuit import prepare, pursue
+from itda.randomness import seeded
 from itda.shapes import as_matrix
 
 _ROUNDS = 6

@@ -12,6 +12,7 @@ from itda.building.calibrating import calibrated
 from itda.building.greedy import GreedyBuilder
 from itda.building.options import GreedyOptions
 from itda.data import provenance
+from itda.data.activations import Activations
 from itda.data.build_records import BuildRecord, library_versions
 from itda.data.dictionary import Dictionary
 from itda.data.mixtures import Mixtures
@@ -45,7 +46,7 @@ def merge(
         atoms: how many are kept; all that are no repeat of others by default.
         max_unexplained: take no atom of which those taken before it leave less unexplained: for parts that were built
             to a threshold. Without a sample of rows only.
-        rows: activations (N, D) of all parts, a few thousand or more.
+        rows: Activations or a matrix (N, D), of all parts, a few thousand or more.
     Returns: a dictionary that remembers all documents of its parts. Rows of bare parts are numbered through.
     Raises: MismatchError if the parts do not belong together; OptionError for more atoms than there are; ShapeError;
         ActivationError if fewer atoms are left than codes have steps.
@@ -72,6 +73,9 @@ def merge(
     if rows is None:
         sample, kept = candidates, _least_explained(candidates, coding, atoms or there, max_unexplained)
     else:
+        if isinstance(rows, Activations):
+            parts[0].check_activations(rows)
+            rows = rows.rows
         sample = as_matrix(rows, "rows", "N, D", width=width) - mean
         kept = _most_used(candidates, sample, coding, atoms or there)
     if len(kept) < coding.steps:

@@ -14,9 +14,9 @@ from itda.building.reservoir import Reservoir
 from itda.data.mixtures import Mixtures
 from itda.data.sources import Sources
 from itda.errors import ActivationError
-from itda.options import seeded
 from itda.progress import SILENT, Advance, Bar
 from itda.pursuit import Codes, Coding, prepare, pursue
+from itda.randomness import seeded
 
 _TOGETHER = 4096  # rows that are looked at together
 

@@ -16,6 +16,7 @@ from itda.data.provenance import Provenance
 from itda.data.sources import Sources, Window
 from itda.errors import CorpusError, ModelError, OptionError
 from itda.models import tokenizing
+from itda.models.generating import go_on
 from itda.models.hooks import inference, recording
 from itda.models.loading import Model, checked_model
 from itda.options import listed, seed_number, whole
@@ -109,9 +110,7 @@ def _written(
     ids = torch.from_numpy(cut[0].token_ids)[None].to(model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with recording(model.module, [place]) as found, inference(model.module):
-        written = model.module.generate(
-            **inputs, max_new_tokens=new_tokens, **_padding(model), **_ONE_BY_ONE, **options
-        )
+        written = go_on(model, inputs, new_tokens, {**_padding(model), **options, **_ONE_BY_ONE})
     values = found[place.name]
     # With a cache each pass has the new token alone; without one, everything again
     rows = torch.cat([values[0][0], *(value[0, -1:] for value in values[1:])])

@@ -67,6 +67,7 @@ class Capture:
         options: CaptureOptions,
     ) -> None:
         checked_model(model)
+        sites = [sites] if isinstance(sites, str) else sites
         if not isinstance(corpus, Corpus):
             raise CorpusError(f"A capture needs an itda.Corpus. Got {type(corpus).__name__}; try Corpus.from_texts.")
         self.sites: list[Site] = [model.site(name) for name in sites]
@@ -75,7 +76,8 @@ class Capture:
         if options.roles is not None:
             if corpus.turns is None:
                 raise OptionError(
-                    "Only conversations have roles: read them with Corpus.from_chats, or leave roles out."
+                    f"Activations of {', '.join(options.roles)} are asked for, or a dictionary is meant for those, and "
+                    "only conversations have roles: read them with Corpus.from_chats."
                 )
             known = {role for turns in corpus.turns.values() for role, _, _ in turns}
             if known.isdisjoint(options.roles):

@@ -37,13 +37,18 @@ def build(
         ),
     ] = None,
     signed: Annotated[
-        bool, typer.Option("--signed", help="Let codes subtract atoms too: less is unexplained, and less can be read.")
+        bool,
+        typer.Option(
+            "--signed", help="With --steps: let codes subtract atoms too: less is unexplained, and less can be read."
+        ),
     ] = False,
-    refit: Annotated[bool, typer.Option("--refit", help="Least squares at the end, for --pursuit mp and gp.")] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="With --steps: least squares at the end, for --pursuit mp and gp.")
+    ] = False,
     exact: Annotated[
         bool,
         typer.Option(
-            "--exact", help="As many atoms for every row; by default up to twice --steps, --steps in the mean."
+            "--exact", help="With --steps: as many for every row; by default up to twice as many, --steps in the mean."
         ),
     ] = False,
     stop_at: Annotated[

@@ -41,6 +41,8 @@ def import_(
     dictionary = autoencoders.read(folder)
     if model is None and (corpus is not None or site is not None):
         raise OptionError("--corpus and --site are for examples from a model: give --model too.")
+    if dictionary.provenance is not None and model is not None:
+        raise OptionError("These directions know their texts and their model. Leave --model, --corpus and --site out.")
     if model is not None:
         place = site or dictionary.build.options.get("site")
         if place is None:

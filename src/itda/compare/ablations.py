@@ -11,7 +11,7 @@ from itda.models.hooks import Inputs
 from itda.models.loading import Model
 from itda.models.losses import next_token_loss, predict
 from itda.models.sites import Site
-from itda.options import seeded
+from itda.randomness import seeded
 
 
 def ablation_losses(

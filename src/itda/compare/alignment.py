@@ -11,7 +11,8 @@ from torch import Tensor
 from itda.compare.known import known
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import OptionError
-from itda.options import flag, seed_number, seeded
+from itda.options import flag, seed_number
+from itda.randomness import seeded
 from itda.shown import Shown
 
 if TYPE_CHECKING:

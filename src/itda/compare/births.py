@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from itda.data.dictionary import Dictionary
-from itda.options import seeded
 from itda.pursuit import Codes
+from itda.randomness import seeded
 
 LEAST_TOKENS, LEAST_DOCUMENTS = 10, 5
 _NEIGHBOURS = 8

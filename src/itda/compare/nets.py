@@ -188,7 +188,8 @@ def as_many(rows: Tensor, atoms: int) -> Tensor:
     found = int(members[best].sum())
     if found < 0.9 * atoms:
         raise ShapeError(
-            f"Of {len(rows):,} rows at most {found:,} are unlike each other. Got atoms={atoms}; ask fewer."
+            f"Of {len(rows):,} rows at most {found:,} are unlike each other. Asked for: {atoms:,}. Give more "
+            "tokens, or ask for fewer atoms (atoms=, --atoms)."
         )
     return members[best : best + 1]
 

@@ -13,6 +13,7 @@ from rich.text import Text
 from itda.compare.known import known, write_json
 from itda.data.dictionary import Dictionary
 from itda.data.sources import Source
+from itda.options import one_of
 from itda.shown import Quote, Shown
 
 _RESAMPLES = 1000
@@ -98,6 +99,7 @@ class TrainingRun(Shown):
         In checkpoints, counted from 0 and interpolated: 1.5 is between the second and the third. None where it does not
         change, or where a value is unknown.
         """
+        one_of("measure", measure, tuple(self.checkpoints[0].layers))
         return {
             site: _settled([checkpoint.layers[measure][site] for checkpoint in self.checkpoints])
             for site in self.checkpoints[0].layers[measure]

@@ -12,8 +12,8 @@ from torch import Tensor
 from itda.building import build_from_activations
 from itda.compare.representations import Representation
 from itda.errors import ShapeError
-from itda.options import seeded
 from itda.pursuit import Coding, pursue
+from itda.randomness import seeded
 
 _BANDWIDTH = 0.8  # of the median distance
 _NEIGHBOURS = 10

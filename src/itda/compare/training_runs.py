@@ -22,7 +22,8 @@ from itda.data.corpus import Corpus, checked_corpus
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import CorpusError, MismatchError, OptionError
 from itda.models.loading import Model, checked_model, load_model
-from itda.options import seed_number, seeded, whole
+from itda.options import seed_number, whole
+from itda.randomness import seeded
 
 _PLACES_AN_ATOM = 12  # at which it is left out
 _SURE = 1.65  # standard errors above 0, at which an atom is said to cost something

@@ -21,8 +21,9 @@ from itda.models import tokenizing
 from itda.models.loading import Model
 from itda.models.losses import divergence, likelier_words, next_token_loss, predict
 from itda.models.sites import Site
-from itda.options import is_whole, seed_number, seeded, whole
+from itda.options import is_whole, seed_number, whole
 from itda.pursuit import Coding
+from itda.randomness import seeded
 from itda.shown import Quote, Shown, printable
 
 _WORDS = 5  # tokens that are shown of those it makes likelier

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from itda.data.activations import Activations
 from itda.errors import ActivationError
-from itda.options import seeded
 from itda.pursuit import Codes
+from itda.randomness import seeded
 
 
 class Examples(NamedTuple):

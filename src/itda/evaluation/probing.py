@@ -18,8 +18,9 @@ from itda.errors import CorpusError, OptionError
 from itda.evaluation.pooling import Features, Matrix, pool
 from itda.explaining import place_of
 from itda.models.loading import Model
-from itda.options import seed_number, seeded, share, whole
+from itda.options import seed_number, share, whole
 from itda.pursuit import Coding, chosen_coding
+from itda.randomness import seeded
 from itda.shown import Shown
 from itda.texts import clean
 

@@ -13,8 +13,9 @@ from torch import Tensor
 from itda.data.activations import Activations
 from itda.data.dictionary import Dictionary, checked_dictionary
 from itda.errors import ActivationError, OptionError
-from itda.options import is_number, seed_number, seeded
+from itda.options import is_number, seed_number
 from itda.pursuit import Codes, Coding, chosen_coding
+from itda.randomness import seeded
 from itda.shapes import as_matrix
 from itda.shown import Shown
 

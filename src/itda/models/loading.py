@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from itda.errors import MissingExtraError, ModelError
+from itda.errors import MissingExtraError, ModelError, OptionError
 from itda.models import fingerprints
 from itda.models.by_layer import is_on_disk
 from itda.models.hooks import Inputs, aside, inference, read
@@ -234,6 +234,8 @@ def load_model(
         if bits is not None:
             quantization, dtype = _quantization(bits, transformers), None
         settings: dict[str, Any] = {"dtype": dtype or ("float32" if placement == "cpu" else "auto"), **options}
+        if isinstance(quantization, str):
+            raise OptionError(f"quantization is a configuration. Got {quantization!r}; try dtype='8bit' or '4bit'.")
         if quantization is not None:
             settings["quantization_config"] = quantization
             settings["device_map"] = {"": placement}

@@ -21,7 +21,7 @@ from itda.models import tokenizing
 from itda.models.fingerprints import ModelRecord
 from itda.models.hooks import editing, inference
 from itda.models.loading import Model, checked_model
-from itda.options import above_zero, finite_number, is_number, whole
+from itda.options import above_zero, finite_number, is_number, several, whole
 from itda.steer import storing
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.positions import Tokens, checked_tokens
@@ -141,7 +141,7 @@ def fit(
     where = (
         [site.name for site in model.sites() if site.name.startswith("resid_post")]
         if sites is None
-        else [model.site(name).name for name in sites]
+        else [model.site(name).name for name in several("sites", sites)]
     )
     if not where or len(set(where)) < len(where):
         raise OptionError(f"sites must be different places, at least one. Got {where}.")

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from itda import progress as progress_bars
-from itda.errors import CorpusError, OptionError
+from itda.errors import CorpusError, ModelError, OptionError
 from itda.models import tokenizing
 from itda.models.hooks import editing, inference
 from itda.models.loading import Model, checked_model
 from itda.models.sites import Site
 from itda.models.tokenizing import TokenWindow
-from itda.options import one_of, whole
+from itda.options import one_of, several, whole
 from itda.steer.directions import mean, pca
 from itda.steer.effects import Contrast, check_predicts, checked_contrast, whole_text
 from itda.steer.operators import unit
@@ -48,7 +48,7 @@ def attribute(model: Model, example: Contrast, *, steps: int = 32) -> Attributio
     Source: integrated gradients, Sundararajan, Taly & Yan 2017.
     """
     check_predicts(checked_model(model))
-    steps = whole("steps", steps)
+    steps, example = whole("steps", steps), checked_contrast(example)
     parts = [whole_text(model, example.prompt, side) for side in (example.target, example.opposite)]
     first = min(own for _, own in parts)
     scores = torch.zeros(first)
@@ -93,7 +93,7 @@ def fit(
     if not examples:
         raise OptionError("An attribution vector needs at least one (prompt, target, opposite). Got none.")
     given = [checked_contrast(example) for example in examples]
-    places = [model.site(name) for name in ([model.middle_site] if sites is None else sites)]
+    places = [model.site(name) for name in ([model.middle_site] if sites is None else several("sites", sites))]
     rows: dict[str, list[Tensor]] = {place.name: [] for place in places}
     norms: dict[str, list[Tensor]] = {place.name: [] for place in places}
     with progress_bars.bar("attribute", len(given), show=progress) as advance:
@@ -178,6 +178,10 @@ def _most(scores: Tensor, top: int) -> Tensor:
 
 def _embedding(model: Model) -> tuple[Site, Tensor]:
     """Where token embeddings come out, and their mean, (D,)."""
+    if model.on_disk:
+        raise ModelError(
+            "Attribution needs gradients through all layers at once. Load the model without device='disk'."
+        )
     table = model.module.get_input_embeddings()
     name = next(name for name, module in model.module.named_modules() if module is table)
     return model.site(name), table.weight.detach().float().mean(0)

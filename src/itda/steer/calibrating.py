@@ -45,7 +45,7 @@ def calibrate(
     Source: bisection to a bound on the divergence, as in Activation-Steered Compression (Azizi et al. 2025).
     """
     kl = above_zero("kl", kl)
-    text = neutral if isinstance(neutral, NeutralText) else NeutralText(model, neutral)
+    text = neutral if isinstance(neutral, NeutralText) else NeutralText(model, neutral, tokens)
 
     def measured(strength: float) -> float:
         with vector.apply(model, strength, op=op, tokens=tokens, check_model=check_model):

@@ -23,7 +23,8 @@ from itda.models import tokenizing
 from itda.models.fingerprints import ModelRecord
 from itda.models.hooks import editing, inference
 from itda.models.loading import Model, checked_model
-from itda.options import above_zero, seed_number, seeded, whole
+from itda.options import above_zero, seed_number, several, whole
+from itda.randomness import seeded
 from itda.steer import storing
 from itda.steer.applying import TextGate
 from itda.steer.effects import Contrast, check_predicts, checked_contrast, whole_text
@@ -170,9 +171,7 @@ def fit(
     if not given or not others:
         raise CorpusError("A controller needs contrasts to steer for, and other prompts to leave alone.")
     checked_texts(others)
-    where = [model.site(name).name for name in (vector.sites if reads is None else reads)]
-    if not where:
-        raise OptionError("A controller has to read at a site at least.")
+    where = [model.site(name).name for name in (vector.sites if reads is None else several("reads", reads))]
     features = _features(model, [*(one.prompt for one in given), *others], where, progress)
     labels = torch.cat([torch.ones(len(given)), torch.zeros(len(others))])
     # Either kind counts as much, however many there are of it

@@ -14,7 +14,7 @@ from itda.models.loading import Model
 from itda.models.losses import predict
 from itda.models.tokenizing import TokenWindow
 from itda.options import listed
-from itda.steer.positions import prompts_end
+from itda.steer.positions import After, Tokens, checked_tokens, from_the_end, prompts_end
 
 
 class Contrast(NamedTuple):
@@ -53,28 +53,35 @@ class NeutralText:
     Args:
         model: one that predicts a next token, not steered.
         texts: each is read up to as many tokens as the model takes at once.
-    Raises: CorpusError without any text; ModelError.
+        tokens: which are steered, as of `SteeringVector.apply`. Where that depends on the end of a prompt, the first
+            half of each text is the prompt, and predictions are looked at behind it.
+    Raises: CorpusError without any text; ModelError; OptionError where no text has a token that is steered.
     """
 
-    def __init__(self, model: Model, texts: Sequence[str]) -> None:
+    def __init__(self, model: Model, texts: Sequence[str], tokens: Tokens = "all") -> None:
         check_predicts(model)
+        tokens = checked_tokens(tokens)
+        self._halved = from_the_end(tokens)
         if isinstance(texts, str):
             raise CorpusError("Neutral text is a list of texts. Got one text alone; put it into a list.")
         self._model = model
         given = listed("neutral text", texts)
         self._parts = [part for cut in tokenizing.windows(model, given, length=model.window) for part in cut[:1]]
-        self._parts = [part for part in self._parts if len(part) > 1]
+        least = 4 if self._halved else 2
+        self._parts = [part for part in self._parts if len(part) >= least]
         if not self._parts:
-            raise CorpusError("Neutral text needs at least one text of two tokens. Got none.")
-        self._plain = [predict(model, inputs) for inputs, _ in self._batches()]
+            raise CorpusError(f"Neutral text needs at least one text of {least} tokens. Got none.")
+        if isinstance(tokens, After) and not any((part.token_ids[:-1] == tokens.token).any() for part in self._parts):
+            raise OptionError(f"No neutral text has the token {tokens.token}, so nothing is steered behind it.")
+        self._plain = [predict(model, inputs) for inputs, _, _ in self._batches()]
 
     def measure(self) -> Neutral:
         """The model as it is now, inside of whatever steers it."""
         kl = entropy = loss = count = 0.0
-        for (inputs, real), plain in zip(self._batches(), self._plain, strict=True):
-            now = predict(self._model, inputs)
+        for (inputs, real, lengths), plain in zip(self._batches(), self._plain, strict=True):
+            now = self._predict(inputs, lengths)
             # The last token of a text predicts nothing that is known
-            known = real[:, 1:] & real[:, :-1]
+            known = real[:, 1:] & self._looked_at(real, lengths)[:, :-1]
             kl += float(((plain.exp() * (plain - now)).sum(2)[:, :-1] * known).sum())
             entropy += float((-(now.exp() * now).sum(2)[:, :-1] * known).sum())
             right = now[:, :-1].gather(2, inputs["input_ids"][:, 1:, None])[:, :, 0]
@@ -86,23 +93,37 @@ class NeutralText:
         """Activations at a site, float32 (n, D), of all tokens."""
         place = self._model.site(site)
         found = [
-            self._model.read(inputs, [place])[place.name][real].float().cpu() for inputs, real in self._batches()
+            self._model.read(inputs, [place])[place.name][real].float().cpu() for inputs, real, _ in self._batches()
         ]  # fmt: skip
         return torch.cat(found)
 
     def change(self) -> Tensor:
-        """How log-probabilities differ from the model's own, the mean over all tokens, float32 (vocabulary,), nats."""
+        """How log-probabilities differ from the model's own, the mean over tokens, float32 (vocabulary,), nats."""
         total, count = torch.zeros(()), 0.0
-        for (inputs, real), plain in zip(self._batches(), self._plain, strict=True):
-            total = total + ((predict(self._model, inputs) - plain) * real[:, :, None]).sum((0, 1)).cpu()
-            count += float(real.sum())
+        for (inputs, real, lengths), plain in zip(self._batches(), self._plain, strict=True):
+            here = self._looked_at(real, lengths)
+            total = total + ((self._predict(inputs, lengths) - plain) * here[:, :, None]).sum((0, 1)).cpu()
+            count += float(here.sum())
         return total / count
 
-    def _batches(self) -> list[tuple[dict[str, Tensor], Tensor]]:
+    def _predict(self, inputs: dict[str, Tensor], lengths: list[int]) -> Tensor:
+        if not self._halved:
+            return predict(self._model, inputs)
+        with prompts_end([length // 2 for length in lengths]):
+            return predict(self._model, inputs)
+
+    def _looked_at(self, real: Tensor, lengths: list[int]) -> Tensor:
+        """bool (B, T): tokens whose predictions count; where a prompt ends, from its last one on."""
+        if not self._halved:
+            return real
+        ends = torch.tensor([length // 2 for length in lengths], device=real.device)
+        return real & (real.long().cumsum(1) >= ends[:, None])
+
+    def _batches(self) -> list[tuple[dict[str, Tensor], Tensor, list[int]]]:
         found = []
         for group in in_groups(self._parts, tokenizing.CANONICAL_BATCH):
             inputs = tokenizing.batch(self._model, list(group), length=None)
-            found.append((inputs, inputs["attention_mask"].bool()))
+            found.append((inputs, inputs["attention_mask"].bool(), [len(part) for part in group]))
         return found
 
 

@@ -118,7 +118,7 @@ def push(
     if not isinstance(multiples, Sequence) or not multiples:
         raise OptionError("Give at least one multiple to push to, in a list.")
     multiples = [finite_number("multiples", multiple) for multiple in multiples]
-    text = NeutralText(model, texts)
+    text = NeutralText(model, texts, tokens)
     AtomEdit(dictionary, atom, "set", 0.0)  # refuses an atom that is not there
     rows = text.rows(site)
     found = float(coefficients(dictionary, rows, atom).abs().max())

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from itda.errors import CorpusError, OptionError
+from itda.models.generating import go_on
 from itda.models.hooks import inference
 from itda.models.loading import Model, checked_model
 from itda.options import listed, whole
@@ -76,9 +77,10 @@ def generate(
     steered = nullcontext() if vector is None else vector.apply(model, strength, op=op, tokens=tokens, when=when)
     if options.get("return_dict_in_generate"):
         raise OptionError("generate returns texts. Call model.module.generate inside of vector.apply for more.")
-    chosen = {"do_sample": False, "pad_token_id": padding, **options}
+    greedy = {} if "generation_config" in options else {"do_sample": False}  # that says itself how to go on
+    chosen = {**greedy, "pad_token_id": padding, **options}
     with inference(model.module), steered as told:
-        found = model.module.generate(**inputs, max_new_tokens=max_new_tokens, **chosen)
+        found = go_on(model, inputs, max_new_tokens, chosen)
     texts = [_continuation(model, row, length) for row in found]
     each = len(texts) // len(given)  # several, with num_return_sequences
     why = [""] * len(texts)

@@ -55,6 +55,16 @@ def checked_tokens(tokens: Any) -> Tokens:
     )
 
 
+def from_the_end(tokens: Tokens) -> bool:
+    """Whether tokens are counted from where a prompt ends."""
+    if isinstance(tokens, str):
+        return tokens in ("generation", "last")
+    if isinstance(tokens, slice):
+        return any(end is not None and end < 0 for end in (tokens.start, tokens.stop))
+    places = (tokens,) if isinstance(tokens, int) else () if isinstance(tokens, After) else tokens
+    return any(place < 0 for place in places)
+
+
 class Stream:
     """What a model has been called with so far, and where the tokens of the present call are in their texts.
 

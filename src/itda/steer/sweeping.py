@@ -12,7 +12,8 @@ from rich.text import Text
 from itda import progress as progress_bars
 from itda.errors import OptionError
 from itda.models.loading import Model
-from itda.options import finite_number, is_number, listed, seeded
+from itda.options import finite_number, is_number, listed
+from itda.randomness import seeded
 from itda.shown import Shown
 from itda.steer.effects import NeutralText, checked_contrast, contrast
 from itda.steer.positions import Tokens
@@ -119,12 +120,12 @@ def sweep(
         progress: draw a bar on stderr.
     Raises: OptionError; CorpusError; MismatchError.
     """
+    strengths = [finite_number("strengths", strength) for strength in listed("strengths", strengths)]
     if not strengths:
         raise OptionError("A sweep needs at least one strength. Got none.")
-    strengths = [finite_number("strengths", strength) for strength in strengths]
     if not finite_at_least_one(most_perplexity):
         raise OptionError(f"most_perplexity is a factor of at least 1. Got {most_perplexity!r}.")
-    text = NeutralText(model, neutral)
+    text = NeutralText(model, neutral, tokens)
     given = [checked_contrast(one) for one in listed("contrasts", contrasts)]
     by_site = vectors
     if isinstance(vectors, SteeringVector):

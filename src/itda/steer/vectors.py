@@ -15,7 +15,7 @@ from itda.errors import MismatchError, OptionError, ShapeError
 from itda.models.fingerprints import ModelRecord
 from itda.models.hook_names import to_site
 from itda.models.loading import Model, checked_model
-from itda.options import above_zero, finite_number, is_number, is_whole, one_of
+from itda.options import above_zero, finite_number, is_number, is_whole, one_of, several
 from itda.shapes import finite
 from itda.steer.applying import Gate, Steering, TextGate, steering
 from itda.steer.directions import DIRECTIONS, UNPAIRED
@@ -99,7 +99,7 @@ class SteeringVector:
         if read == "tokens" and method not in UNPAIRED:
             raise OptionError(f"{method} takes one row of each text. Read the last token, the mean, or a place.")
         positive, negative = _sides(pairs, method)
-        where = [model.middle_site] if sites is None else _names(sites)
+        where = [model.middle_site] if sites is None else several("sites", sites)
         states = read_texts(model, [*positive, *negative], where, read=read, progress=progress)
         directions = {}
         for name, rows in states.rows.items():
@@ -377,13 +377,6 @@ def _sides(pairs: Any, method: str) -> tuple[list[str], list[str]]:
             "Each of pairs must be two texts, (positive, negative). Two lists of texts are given as a tuple."
         )
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-
-
-def _names(sites: Any) -> list[str]:
-    names = [sites] if isinstance(sites, str) else list(sites)
-    if not names or len(set(names)) != len(names):
-        raise OptionError(f"sites must be different places, at least one. Got {names}.")
-    return names
 
 
 def _shape(value: Any) -> str:

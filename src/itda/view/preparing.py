@@ -89,7 +89,7 @@ def prepare(
     where = None if model is None else place_of(dictionary, model, site, check_model)
     text = None if corpus is None else checked_corpus(corpus)
     read = _Read([], np.zeros((0, 3), np.int32), None, "", None)
-    if model is not None and where is not None and (text is not None or dictionary.sources.windows):
+    if model is not None and where is not None and (text is not None or _has_texts(dictionary)):
         read = _read(dictionary, model, where, text, tokens, seed, progress)
     facts: dict[str, Any] = {
         **dictionary.facts(), "name": name, "fingerprint": dictionary.fingerprint, "text": read.corpus,
@@ -125,6 +125,11 @@ def prepare(
         else np.zeros((len(dictionary), 0), np.float32),
         effects=left_out,
     )  # fmt: skip
+
+
+def _has_texts(dictionary: Dictionary) -> bool:
+    """Whether there is text around its atoms; a dictionary may be passed on without."""
+    return any(window.text.strip() for window in dictionary.sources.windows)
 
 
 def _read(
