@@ -38,7 +38,7 @@ def calibrate(
     Args:
         model: the vector's.
         vector: what steers; for the other direction, its negative.
-        neutral: texts that have nothing to do with it.
+        neutral: texts that have nothing to do with it, or a NeutralText for the same tokens.
         kl: mean divergence that is wanted, nats.
         op, tokens, check_model: as of `SteeringVector.apply`.
     Raises: OptionError if no strength gets there, as where the model does not use the site.
