@@ -66,7 +66,7 @@ def test_corpora(tmp_path, corpus):
 
 def test_matrices(gpt, corpus, dictionary):
     rows = torch.randn(5, 16)
-    masked = np.ma.masked_array(rows.numpy(), mask=np.zeros((5, 16), bool))
+    masked = np.ma.masked_array(rows.numpy(), mask=np.eye(5, 16, dtype=bool))
     for wrong in (rows.to_sparse(), rows.to("meta"), masked):
         with pytest.raises(ShapeError):
             dictionary.encode(wrong)

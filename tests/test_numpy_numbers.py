@@ -10,6 +10,7 @@ import torch
 import itda
 from itda import compare, planning, steer
 from itda.errors import OptionError
+from itda.options import above_zero, finite_number, seconds, share
 from support import tiny
 
 CORPUS = itda.Corpus.from_texts([text * 4 for text in tiny.KINGS])
@@ -183,6 +184,11 @@ def test_they_are_taken_as_they_are(use, dictionary, model):
 
 
 def test_what_is_no_number_there_is_none_here():
+    for wrong in (np.float32("inf"), np.float64("nan"), np.float32("-inf"), 10**400, Fraction(1, 2), np.array(0.5)):
+        for check in (above_zero, finite_number, seconds, share):
+            with pytest.raises(OptionError, match="it must be"):
+                check("it", wrong)
+    assert above_zero("it", np.float32(0.5)) == 0.5
     for wrong in (Fraction(3), np.float64(3.0), np.bool_(True), np.array([3]), np.int64(0)):
         with pytest.raises(OptionError, match="steps must be a whole number"):
             itda.Coding(steps=wrong)

@@ -1,6 +1,6 @@
 """Checks that every step's options share."""
 
-import sys
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -9,7 +9,6 @@ import numpy as np
 from itda.errors import OptionError
 
 Options = TypeVar("Options")
-_LARGEST = sys.float_info.max
 
 
 def checked(kind: Callable[..., Options], given: dict[str, Any]) -> Options:
@@ -81,14 +80,23 @@ def flag(name: str, value: Any) -> None:
         raise OptionError(f"{name} must be True or False. Got {value!r} instead.")
 
 
+def _real(value: Any) -> float:
+    """The number as Python's own, NaN for anything else; one that float has no room for is none."""
+    try:
+        return float(value) if is_number(value) else math.nan
+    except OverflowError:
+        return math.nan
+
+
 def seconds(name: str, value: Any) -> float:
     """The number as Python's own, if it is a number of seconds.
 
     Raises: OptionError.
     """
-    if not is_number(value) or not 0 <= value <= _LARGEST:
+    number = _real(value)
+    if not 0 <= number < math.inf:
         raise OptionError(f"{name} must be a number of seconds, 0 or more. Got {value!r} instead.")
-    return float(value)
+    return number
 
 
 def share(name: str, value: Any) -> float:
@@ -96,9 +104,10 @@ def share(name: str, value: Any) -> float:
 
     Raises: OptionError.
     """
-    if not is_number(value) or not 0 < value < 1:
+    number = _real(value)
+    if not 0 < number < 1:
         raise OptionError(f"{name} must be a number between 0 and 1. Got {value!r} instead.")
-    return float(value)
+    return number
 
 
 def above_zero(name: str, value: Any) -> float:
@@ -106,9 +115,10 @@ def above_zero(name: str, value: Any) -> float:
 
     Raises: OptionError.
     """
-    if not is_number(value) or not 0 < value <= _LARGEST:
+    number = _real(value)
+    if not 0 < number < math.inf:
         raise OptionError(f"{name} must be a finite number above 0. Got {value!r} instead.")
-    return float(value)
+    return number
 
 
 def finite_number(name: str, value: Any) -> float:
@@ -116,9 +126,10 @@ def finite_number(name: str, value: Any) -> float:
 
     Raises: OptionError.
     """
-    if not is_number(value) or not abs(value) <= _LARGEST:
+    number = _real(value)
+    if not abs(number) < math.inf:
         raise OptionError(f"{name} must be a finite number. Got {value!r} instead.")
-    return float(value)
+    return number
 
 
 def listed(name: str, value: Any) -> list[Any]:
