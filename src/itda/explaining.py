@@ -1,6 +1,7 @@
 """A text, token by token, as sums of atoms: what the model holds there, in other people's words."""
 
 import io
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from markupsafe import Markup
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from itda import progress as progress_bars
 from itda.capturing import decomposed, window_length
@@ -20,7 +22,8 @@ from itda.errors import CorpusError, OptionError
 from itda.html import MINUS, PLUS, element, join, table, visible
 from itda.models import tokenizing
 from itda.models.loading import Model, checked_model
-from itda.pursuit import Coding
+from itda.models.tokenizing import TokenWindow
+from itda.pursuit import Codes, Coding
 from itda.shown import Quote, Shown, printable
 from itda.texts import clean
 
@@ -203,27 +206,8 @@ def explain(
     with progress_bars.bar("explain", len(parts), show=progress and len(parts) > 1) as advance:
         for part in parts:
             values = model.read(tokenizing.batch(model, [part], length=None), [place])[place.name][0].float()
-            keep = decomposed(part, values, captured)
             codes = dictionary.encode(values.cpu(), steps=steps, coding=coding, backend=backend)
-            for index, kept in enumerate(keep.tolist()):
-                start, end, token_id = int(part.starts[index]), int(part.ends[index]), int(part.token_ids[index])
-                used = codes.atoms[index] >= 0
-                chosen = sorted(
-                    zip(codes.atoms[index][used].tolist(), codes.coefficients[index][used].tolist(), strict=True),
-                    key=lambda pair: -abs(pair[1]),
-                )
-                pieces = tuple(_piece(dictionary, atom, value) for atom, value in chosen)
-                tokens.append(
-                    ExplainedToken(
-                        token=text[start:end] or names.get(token_id, ""),
-                        token_id=token_id,
-                        char_start=start,
-                        char_end=end,
-                        unexplained=float(codes.unexplained[index]) if kept else None,
-                        pieces=pieces if kept else (),
-                        left_out=None if kept else "special" if part.special[index] else "sink",
-                    )
-                )
+            tokens += _explained(dictionary, text, part, names, codes, decomposed(part, values, captured))
             advance(1)
     return Explanation(text, tuple(tokens), model.id, where, len(dictionary))
 
@@ -232,6 +216,29 @@ def _piece(dictionary: Dictionary, atom: int, coefficient: float) -> Piece:
     mixture = tuple(dictionary.mixtures[atom]) if dictionary.mixtures else ()
     named, heads = dictionary.kind != "learned", name_heads(dictionary.atoms[atom], dictionary.provenance)
     return Piece(atom, coefficient, dictionary.sources[atom], mixture, named, heads)
+
+
+def _explained(
+    dictionary: Dictionary, text: str, part: TokenWindow, names: Mapping[int, str], codes: Codes, keep: Tensor
+) -> Iterator[ExplainedToken]:
+    """The tokens of a window, each with its atoms, the largest coefficients first."""
+    for index, kept in enumerate(keep.tolist()):
+        start, end, token_id = int(part.starts[index]), int(part.ends[index]), int(part.token_ids[index])
+        used = codes.atoms[index] >= 0
+        chosen = sorted(
+            zip(codes.atoms[index][used].tolist(), codes.coefficients[index][used].tolist(), strict=True),
+            key=lambda pair: -abs(pair[1]),
+        )
+        pieces = tuple(_piece(dictionary, atom, value) for atom, value in chosen)
+        yield ExplainedToken(
+            token=text[start:end] or names.get(token_id, ""),
+            token_id=token_id,
+            char_start=start,
+            char_end=end,
+            unexplained=float(codes.unexplained[index]) if kept else None,
+            pieces=pieces if kept else (),
+            left_out=None if kept else "special" if part.special[index] else "sink",
+        )
 
 
 def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model: bool) -> str:

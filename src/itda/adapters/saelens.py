@@ -195,8 +195,7 @@ def prepends_bos(dictionary: Dictionary) -> bool:
     """Whether the windows that a dictionary was built from begin with a special token."""
     capture: Any = dictionary.provenance.capture if dictionary.provenance else {}
     asked = capture.get("bos")
-    counts = capture.get("counts", {})
-    return bool(counts.get("begins", 0)) if asked is None else bool(asked)
+    return bool(capture.get("counts", {}).get("begins", 0)) if asked is None else bool(asked)
 
 
 def hook_of(dictionary: Dictionary, model: Model | None = None) -> str | None:

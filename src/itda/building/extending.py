@@ -109,8 +109,9 @@ def extend_from_activations(
     chosen = _chosen(dictionary.atoms, pool, atoms, encode, generator, progress)
     if not len(chosen):
         raise ActivationError("Nothing in these rows is missed by the dictionary, so there is nothing to add.")
-    added = activations_of(pool, chosen)
-    if dictionary.mixtures is not None:
+    if dictionary.mixtures is None:
+        added = activations_of(pool, chosen)
+    else:
         added = _mixed(dictionary, dictionary.mixtures, pool, chosen, encode, generator, progress)
     mixtures = [part.mixtures for part in (dictionary, added) if part.mixtures is not None]
     unit = torch.cat([dictionary.atoms, added.prepared.atoms])

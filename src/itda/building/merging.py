@@ -62,8 +62,8 @@ def merge(
             raise OptionError(f"Codes of these dictionaries have {parts[0].coding.steps} steps. Got atoms={atoms}.")
     if max_unexplained is not None:
         max_unexplained = share("max_unexplained", max_unexplained)
-    if max_unexplained is not None and rows is not None:
-        raise OptionError("max_unexplained= is a threshold for atoms, not for a sample of rows. Leave one of them out.")
+        if rows is not None:
+            raise OptionError("max_unexplained= is for atoms, not for a sample of rows. Leave one of them out.")
     coding, width = parts[0].coding.asked, parts[0].width
     weights = torch.tensor([part.build.rows for part in parts], dtype=torch.float64)
     weighted = [part.mean.double() * weight for part, weight in zip(parts, weights, strict=True)]
