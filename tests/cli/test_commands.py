@@ -169,7 +169,7 @@ def test_merge(run, place):
     assert facts["build"]["options"]["rows"] > 1000
     assert "merged exists" in run("merge", *halves, "--out", "merged", code=2)
     assert "share documents" in run("merge", "half-0", "half-0", "--out", "twice", code=2)
-    assert "threshold for atoms" in run(
+    assert "is for atoms, not for a sample" in run(
         "merge", *halves, "--store", "merge-store", "--max-unexplained", 0.1, "--out", "no", code=2
     )
 
