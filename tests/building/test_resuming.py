@@ -10,7 +10,7 @@ import itda
 from itda.data import checkpoints
 from itda.data.build_records import library_versions
 from itda.data.checkpoints import Checkpoint, Saved
-from itda.errors import MismatchError, OptionError, OutputError
+from itda.errors import CorpusError, MismatchError, OptionError, OutputError
 from support import tiny
 from support.signals import coherent
 from support.torture import contents
@@ -64,6 +64,10 @@ WAYS = {
     "to a threshold": {"max_unexplained": 0.3, "atoms": None},
     "small pool": {"method": "budget", "pool": 100},
     "mixture": {"method": "mixture"},
+    "learned": {"method": "learned"},
+    "kmeans": {"method": "kmeans"},
+    "random": {"method": "random"},
+    "token means": {"method": "token_means", "atoms": 20},
 }
 
 
@@ -101,6 +105,74 @@ def test_a_build_from_rows_goes_on_too(tmp_path, blocks, monkeypatch):
             itda.build_from_activations(rows, checkpoint=tmp_path / "checkpoint", every=0, **options)
     resumed = itda.build_from_activations(rows, checkpoint=tmp_path / "checkpoint", **options)
     assert saved(resumed, tmp_path / "resumed") == saved(whole, tmp_path / "whole")
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A folder of texts, each in a file of its own."""
+    (tmp_path / "texts").mkdir()
+    for number in range(200):  # documents are read several together
+        (tmp_path / "texts" / f"{number:03}.txt").write_text(f"{number} " + tiny.KINGS[number % len(tiny.KINGS)])
+    return tmp_path / "texts"
+
+
+def watched(patch, where, name, then=lambda done: None):
+    """Who counts the calls of a method, and does something once so many are done."""
+    real, done = getattr(where, name), []
+
+    def take(self, *given):
+        real(self, *given)
+        done.append(1)
+        then(len(done))
+
+    patch.setattr(where, name, take)
+    return done
+
+
+def ends_and_goes_on(run, where, name, files, at):
+    """Run something whose texts vanish after four blocks, and again when they are back: what it gives, and blocks."""
+    elsewhere = files.with_name("elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        watched(patch, where, name, lambda done: files.rename(elsewhere) if done == 4 else None)
+        with pytest.raises(CorpusError):
+            run(at)
+    elsewhere.rename(files)
+    with pytest.MonkeyPatch.context() as patch:
+        done = watched(patch, where, name)
+        return run(at), len(done)
+
+
+@pytest.mark.parametrize("way", ["default", "mixture"])
+def test_what_was_built_of_texts_that_vanish_is_kept(model, files, tmp_path, way):
+    from itda.building.builder import Builder
+
+    options = {**OPTIONS, **WAYS[way], "site": SITES[0], "batch_size": 2, "canonical": False}
+
+    def run(checkpoint):
+        return itda.build(model, itda.Corpus.from_files(files), checkpoint=checkpoint, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        blocks = watched(patch, Builder, "update")
+        whole = run(None)
+    resumed, more = ends_and_goes_on(run, Builder, "update", files, tmp_path / "checkpoint")
+    assert resumed.fingerprint == whole.fingerprint
+    assert 0 < more <= len(blocks) - 4
+
+
+def test_what_was_captured_of_texts_that_vanish_is_kept(model, files, tmp_path):
+    from itda.data.entry_writing import EntryWriter
+
+    options = {"window": 32, "batch_size": 2, "canonical": False, "progress": False}
+
+    def run(store):
+        return itda.capture(model, itda.Corpus.from_files(files), SITES[0], store=store, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        blocks = watched(patch, EntryWriter, "append")
+        whole = run(tmp_path / "whole")
+    resumed, more = ends_and_goes_on(run, EntryWriter, "append", files, tmp_path / "store")
+    assert torch.equal(resumed.rows, whole.rows)
+    assert 0 < more <= len(blocks) - 4
 
 
 def test_from_a_store_it_is_the_same_as_from_the_model(model, corpus, tmp_path):

@@ -19,7 +19,6 @@ class Mix:
 
     def __init__(self, pool: Pool, likeness: Likeness, parts: int) -> None:
         self._pool, self._likeness, self._parts = pool, likeness, parts
-        self._seen = likeness.apply(pool.rows).div_(pool.norms[:, None])
         self.rows = torch.empty((0, parts), dtype=torch.int64)
         """int64 (A, P), indices of unit rows."""
         self.weights = torch.empty((0, parts))
@@ -56,10 +55,14 @@ class Mix:
 
     def weigh(self, directions: Tensor) -> None:
         """Weigh the rows anew, for other directions."""
-        self.weights = _never_nothing(_weights(self._seen[self.rows], self._likeness.apply(directions), self.weights))
+        self.weights = _never_nothing(_weights(self._seen(self.rows), self._likeness.apply(directions), self.weights))
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """Some unit rows as the likeness sees them; all of the pool would take as much memory as the pool."""
+        return self._likeness.apply(self._pool.units(rows))
 
     def _chosen(self, wanted: Tensor, nearest: Tensor) -> tuple[Tensor, Tensor]:
-        options = self._seen[nearest]
+        options = self._seen(nearest)
         lengths = torch.linalg.vector_norm(options, dim=2).clamp(min=_LEAST)
         atoms = torch.arange(len(wanted))
         places = torch.empty((len(wanted), 0), dtype=torch.int64)

@@ -32,7 +32,10 @@ from itda.pursuit.memory import free
 
 # With a threshold every block is encoded, and larger ones take less time; the atoms are as good.
 _THRESHOLD_BLOCK = 64
-_POOL_BYTES = 8  # for each number of a pool: kept as it came, and worked on once more
+_POOL_BYTES, _ROW_BYTES = (
+    8,
+    400,
+)  # of a pool, for each number: kept as it came, and worked on; and for each row's source
 
 Way = tuple[type[Builder], type[BuildOptions]]
 """A builder and the options it takes."""
@@ -197,7 +200,7 @@ def check_room(rows: int, width: int) -> None:
 
     Raises: OptionError.
     """
-    needed, there = _POOL_BYTES * rows * width, free(torch.device("cpu"))
+    needed, there = rows * (_POOL_BYTES * width + _ROW_BYTES), free(torch.device("cpu"))
     if needed > there:
         raise OptionError(
             f"A pool of {rows:,} rows of width {width:,} needs {needed / 2**30:,.1f} GiB, and {there / 2**30:,.1f} are "

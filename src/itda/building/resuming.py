@@ -66,7 +66,7 @@ def save(checkpoint: Checkpoint | None, builders: Builders, after: After) -> Non
 
     Raises: OutputError.
     """
-    if checkpoint:
+    if checkpoint and builders:
         checkpoint.save(_state(builders, after))
 
 

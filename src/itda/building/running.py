@@ -1,7 +1,7 @@
 """Rows through builders, from a model or from where they are kept, with checkpoints on the way."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from itda.building import resuming
 from itda.building.request import BuildRequest
 from itda.capturing import Capture, Position
 from itda.data.activations import Activations, BareRows
+from itda.data.checkpoints import saved_first
 from itda.data.dictionary import Dictionary
 from itda.data.entries import RowsOnDisk
 from itda.progress import Bar
@@ -44,15 +45,17 @@ def built_from_model(
         going = {name: builder for name, (builder, _) in builders.items()}
         bar(sum(position.counts["rows"] for position in run.positions.values()) / len(names))
         run.scratch = kept.folder / "hidden" if kept else None
-        for blocks in run:
+        after = _after(run, going)
+        for blocks in saved_first(run, lambda: resuming.save(kept, going, after)):
             for name, (rows, sources) in blocks.items():
                 if name not in going:
                     going[name] = request.builder(rows.shape[1], run.total)
                 going[name].update(rows, sources)
                 bar(len(rows) / len(names))
+            after.update(_after(run, going))
             save = resuming.step if blocks else resuming.save
-            save(kept, going, {name: run.positions[name].to_dict() for name in going})
-        resuming.save(kept, going, {name: run.positions[name].to_dict() for name in going})
+            save(kept, going, after)
+        resuming.save(kept, going, after)
         return {
             name: Built(
                 builder.finish(provenance=run.provenance(name), documents=run.documents, bar=bar), builder.sample
@@ -77,11 +80,18 @@ def built_from_rows(
         builder = builder or request.builder(given.width, len(given))
         first = done["rows"]
         bar(first)
-        for block in given.blocks(_ROWS_AT_ONCE, first=first):
+        going, after = {"": builder}, {"": {"rows": first}}
+        blocks = given.blocks(_ROWS_AT_ONCE, first=first)
+        for block in saved_first(blocks, lambda: resuming.save(kept, going, after)):
             builder.update(block.rows, block.sources)
-            first += len(block.rows)
+            after[""]["rows"] += len(block.rows)
             bar(len(block.rows))
-            resuming.step(kept, {"": builder}, {"": {"rows": first}})
-        resuming.save(kept, {"": builder}, {"": {"rows": first}})
+            resuming.step(kept, going, after)
+        resuming.save(kept, going, after)
         dictionary = builder.finish(provenance=given.provenance, documents=given.documents, bar=bar)
         return Built(dictionary, builder.sample)
+
+
+def _after(run: Capture, going: resuming.Builders) -> dict[str, dict[str, Any]]:
+    """What each builder has seen, as it is now: a capture that fails has counted more than it gave."""
+    return {name: run.positions[name].to_dict() for name in going}

@@ -8,6 +8,8 @@ from itda.building.options import GreedyOptions
 from itda.building.pools import Encoder, Pool
 from itda.data.sources import Sources
 
+_TOGETHER = 4096  # rows that are given together
+
 
 def novel(pool: Pool, count: int, encode: Encoder) -> Tensor:
     """Rows of a pool, by index, as a greedy build takes them; filled up in order if that finds too few.
@@ -17,7 +19,9 @@ def novel(pool: Pool, count: int, encode: Encoder) -> Tensor:
     """
     options = GreedyOptions(atoms=count, expected_rows=len(pool.rows), center=False)
     builder = GreedyBuilder(pool.rows.shape[1], encode.coding, options, backend=encode.backend, memory=encode.memory)
-    builder.update(pool.rows, Sources.of_rows(len(pool.rows)))
+    for first in range(0, len(pool.rows), _TOGETHER):  # all at once they would be there twice
+        rows = pool.rows[first : first + _TOGETHER]
+        builder.update(rows, Sources.of_rows(len(rows), first=first))
     return filled(builder.taken(), count, len(pool.rows))
 
 

@@ -9,11 +9,11 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from itda.data.drafts import refused
 from itda.errors import FormatError, MismatchError
 from itda.options import seconds
 
+T = TypeVar("T")
 _KIND = "checkpoint"
 # States, hidden states of a model on disk, parts of a run on many workers
 _OURS = re.compile(rf"\d+|hidden|survey|part-\d+|{re.escape(files.MANIFEST)}|{re.escape(locks.LOCK)}")
@@ -123,6 +124,23 @@ class Checkpoint:
         if self._interrupted:
             raise KeyboardInterrupt
         self._interrupted = True
+
+
+def saved_first(blocks: Iterable[T], save: Callable[[], None]) -> Iterator[T]:
+    """Blocks one by one; where the next one cannot be had, what was made of those before it is saved.
+
+    A corpus may vanish under a long build, and a model run out of memory.
+    """
+    source = iter(blocks)
+    while True:
+        try:
+            block = next(source)
+        except StopIteration:
+            return
+        except Exception:
+            save()
+            raise
+        yield block
 
 
 def check_same_run(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
