@@ -2,8 +2,8 @@
 
 python benchmarks/bench_stability.py
 
-"Another seed" builds from the same rows, as who has captured once does; "other rows" draws these anew from the text too,
-as `itda.build(seed=...)` does.
+"Another seed" builds from the same rows, as who has captured once does; "other rows" draws these anew from the text
+too, as `itda.build(seed=...)` does.
 What was measured is kept in benchmarks/results/cells, so a run that was stopped goes on.
 """
 
