@@ -35,13 +35,26 @@ def model_folder(name: str) -> Path:
     return Path(found.origin).parent / "model"
 
 
+def processor() -> str:
+    """What the processor calls itself: the same build differs by a percent between two."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
 def report(name: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Print the rows as a table and write them, with what they were measured on, to results/NAME.json."""
     table = Table(*rows[0], title=name, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console(width=160).print(table)
-    machine = {"python": platform.python_version(), "torch": torch.__version__, "cores": os.cpu_count()}
+    machine = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "processor": processor(),
+    }
     RESULTS.mkdir(exist_ok=True)
     content = {"machine": machine, "script": Path(sys.argv[0]).name, **facts, "rows": rows}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

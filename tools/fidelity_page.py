@@ -11,7 +11,7 @@ BASELINES = ("greedy", "kmeans", "random", "token_means")
 BESIDE = {
     "default": EQUAL.format("budget"), "default, exactly K": EXACT.format("budget"),
     "mixture": EQUAL.format("mixture"), "mixture, exactly K": EXACT.format("mixture"),
-    "learned, exactly K": EXACT.format("learned"),
+    "learned": EQUAL.format("learned"), "learned, exactly K": EXACT.format("learned"),
     "topk": "topk", "batchtopk": "batchtopk", "topk from data": "topk from data",
     "pursuit on topk": EQUAL.format("pursuit on topk"), "pursuit on topk, exactly K": EXACT.format("pursuit on topk"),
 }  # fmt: skip
@@ -22,6 +22,7 @@ def tables() -> dict[str, list[Row]]:
     """By the name of the place in the page."""
     fidelity, beside = _rows("fidelity"), _groups(_rows("autoencoders"))
     return {
+        "bars": [_bar(row) for row in _rows("bars")],
         "paper": [_beside_paper(group) for group in _groups(fidelity)],
         "saes": [_beside_saes(group) for group in beside],
         "ratios": [_ratios_to_saes(group) for group in beside],
@@ -114,8 +115,9 @@ def _ratios_to_saes(group: dict[str, Row]) -> Row:
         for own, other in ((ours, "topk"), (f"{ours}, exactly K", "topk"), (ours, "batchtopk")):
             both = BESIDE[own] in group and other in group
             found[f"{own} / {other}"] = _beside(group[BESIDE[own]], group[other]) if both else ""
-    nameless = "learned, exactly K"
-    found[f"{nameless} / topk"] = _beside(group[BESIDE[nameless]], group["topk"])
+    for nameless in ("learned", "learned, exactly K"):
+        there = BESIDE[nameless] in group
+        found[f"{nameless} / topk"] = _beside(group[BESIDE[nameless]], group["topk"]) if there else ""
     on_topk = "pursuit on topk"
     for own in ("default", "default, exactly K"):
         other = BESIDE[own.replace("default", on_topk)]
@@ -132,24 +134,32 @@ def _costs_beside_saes(group: dict[str, Row], training: list[Row]) -> Row:
         "model": own["model"],
         "K": own["K"],
         "passes": sae["passes"],
-        "the last doubling gained": _last_gain(sae, training),
+        "the last doubling gained": _last_gain(runs),
         "s to make: default, mixture, topk": f"{own['s']:.0f}, {mixture['s']:.0f}, {sae['s']:.0f}",
         "s until topk has the default's FVU": f"{min(as_good):.0f}" if as_good else "never",
         "s for a million: default, topk": f"{own['s/M']:.0f}, {sae['s/M']:.0f}",
+        "both: default, topk": ", ".join(f"{one['s'] + one['s/M']:.0f}" for one in (own, sae)),
         "L0 by itself: default, mixture": f"{own['L0']:.1f}, {mixture['L0']:.1f}",
     }
 
 
-def _last_gain(sae: Row, training: list[Row]) -> str:
-    """What the last doubling of the passes gained in FVU, at the better of the rates that it was tried with."""
-    runs = {(run["steps"], run["rate"], run["passes"]): run["fvu"] for run in training if run["model"] == sae["model"]}
-    most = max(passes for _, _, passes in runs)
+def _last_gain(trained: list[Row]) -> str:
+    """What the last doubling of the passes gained in FVU, at the better of the rates that it was tried with.
+
+    Nothing where they were not doubled for this number of steps, but taken over from another.
+    """
+    runs = {(run["rate"], run["passes"]): run["fvu"] for run in trained}
+    most = max((passes for _, passes in runs), default=0)
     gains = [
-        1 - fvu / runs[steps, rate, passes // 2]
-        for (steps, rate, passes), fvu in runs.items()
-        if passes == most and (steps, rate, passes // 2) in runs
+        1 - fvu / runs[rate, passes // 2]
+        for (rate, passes), fvu in runs.items()
+        if passes == most and (rate, passes // 2) in runs
     ]
     return f"{max(gains):.1%} (at {most})" if gains else ""
+
+
+def _bar(row: Row) -> Row:
+    return {name: f"{row[name]:.2f}" if isinstance(row[name], float) else row[name] for name in row if name != "missed"}
 
 
 def _beside(row: Row, other: Row) -> str:

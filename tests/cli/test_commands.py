@@ -88,6 +88,7 @@ def test_how_codes_are_made_can_be_asked_for(run):
     assert "--refit is for" in run("build", *text, "--steps", 3, "--refit", "--out", "no", code=2)
     run("build", *text, "--steps", 3, "--out", "varying")
     assert "3 steps in the mean, at most 6, of orthogonal matching pursuit" in " ".join(run("info", "varying").split())
+    assert "Give one." in run("build", *text, "--steps", 3, "--exact", "--stop-at", 0.3, "--out", "no", code=2)
     assert "Give --steps too" in run("build", *text, *signed, "--out", "unsteady", code=2)
 
 
