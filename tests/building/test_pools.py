@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from itda.building.learning import learn
 from itda.building.mixing import Mix
 from itda.building.pools import Encoder, Pool
 from itda.building.proposing import propose
+from itda.building.request import _POOL_BYTES, _ROW_BYTES
 from itda.building.resembling import Likeness
 from itda.building.reservoir import Reservoir
 from itda.data.lots import evenly
@@ -244,6 +247,40 @@ def test_a_reservoir_keeps_rows_evenly_whatever_pieces_they_come_in():
     many = evenly(1 << 20, 16_384)
     counts = torch.bincount(many % 128 // 8, minlength=16).double()
     assert float(((counts - 1024) ** 2 / 1024).sum()) < 37.7
+
+
+@pytest.mark.parametrize("method", ["budget", "mixture", "random"])
+def test_atoms_are_chosen_from_all_of_a_stream_longer_than_the_pool(method):
+    rows = coherent(20_000, 16, 3)[0]
+    built = make(rows, atoms=400, steps=2, method=method, pool=2000, passes=None if method == "random" else 1)
+    places = torch.tensor([source.row for source in built.sources]).double()
+    assert len(built) == 400
+    assert built.build.rows == 20_000
+    quarters = torch.histc(places, 4, 0, 20_000) / len(built)
+    assert float(quarters.min()) > 0.15, "a quarter of the stream gives a quarter of the atoms, more or less"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["budget", "mixture"])
+def test_a_pool_needs_the_memory_that_is_reckoned_for_it(method):
+    """In processes of their own, whose memory at most is known: what so many more rows take."""
+    width, rows = 256, (40_000, 120_000)
+    code = """
+import resource, sys, torch
+from itda.building import BuildRequest
+from itda.data.sources import Sources
+method, width, rows = sys.argv[1], *map(int, sys.argv[2:])
+builder = BuildRequest(atoms=64, steps=1, method=method, pool=rows, passes=1).builder(width, rows)
+for first in range(0, rows, 4000):
+    builder.update(torch.randn(4000, width), Sources.of_rows(4000, first=first))
+builder.finish()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10)
+"""
+    peaks = []
+    for count in rows:
+        asked = [sys.executable, "-c", code, method, str(width), str(count)]
+        peaks.append(int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout))
+    assert (peaks[1] - peaks[0]) / (rows[1] - rows[0]) < 1.1 * (_POOL_BYTES * width + _ROW_BYTES)
 
 
 def test_a_reservoir_loses_no_bit():

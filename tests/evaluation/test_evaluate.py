@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from itda import Coding, Corpus, build, build_from_activations, capture, encode, evaluate, explain, wrap
+from itda import (
+    Coding,
+    Corpus,
+    build,
+    build_from_activations,
+    capture,
+    encode,
+    evaluate,
+    evaluate_activations,
+    explain,
+    wrap,
+)
 from itda.errors import CorpusError, MismatchError, ModelError, OptionError
 from itda.evaluation.statistics import DocumentSums, interval
 from itda.models.tokenizing import batch, windows
@@ -134,7 +145,35 @@ def test_a_least_squares_fit_shrinks_nothing(model, dictionary, corpora, report)
     assert 0.9 < report.shrinkage < 1.1
 
 
-def test_sinks_count_in_the_figures_with_every_token_only(corpora):
+@pytest.fixture(scope="module")
+def sinking():
+    """A model of which one token is a sink wherever it stands."""
+    module = tiny.module("Llama")
+    with torch.no_grad():
+        module.model.embed_tokens.weight[tiny.tokenizer()("n")["input_ids"][1]] *= 1000
+    return wrap(module, tiny.tokenizer())
+
+
+def test_sinks_count_in_the_figures_with_every_token_only(sinking, corpora):
+    dictionary = build(sinking, corpora[0], site="resid_pre.0", atoms=48, progress=False)
+    report = evaluate(dictionary, sinking, corpora[1], progress=False)
+    assert report.not_decomposed["sink"] > 0
+    assert report.everything_replaced.fvu > 2 * report.fvu, "no atom is as long as a sink"
+    assert report.everything_replaced.delta_ce != report.delta_ce
+    stored = capture(sinking, corpora[1], "resid_pre.0", sinks="keep", progress=False)
+    again = evaluate_activations(dictionary, stored, progress=False)
+    assert again.not_decomposed["sink"] == report.not_decomposed["sink"]
+    assert again.fvu == pytest.approx(report.fvu, rel=1e-3)
+
+
+def test_sinks_are_explained_by_no_atom(sinking, corpora):
+    dictionary = build(sinking, corpora[0], site="resid_pre.0", atoms=48, progress=False)
+    tokens = explain(dictionary, sinking, "aana", progress=False).tokens
+    found = [(token.left_out, bool(token.pieces)) for token in tokens if token.token in "an"]
+    assert found == [(None, True), (None, True), ("sink", False), (None, True)]
+
+
+def test_special_tokens_count_in_the_figures_with_every_token_only(corpora):
     encoder = wrap(tiny.module("BERT"), tiny.tokenizer())
     dictionary = build(encoder, corpora[0], site="resid_post.1", atoms=48, progress=False)
     report = evaluate(dictionary, encoder, corpora[1], progress=False)
