@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_FOR_DOCS := $(VENV)/.ready-for-docs
-OF_FIDELITY := codings controls sinks sites stability probing bars
+OF_FIDELITY := codings controls sinks sites stability effects probing bars
 OTHERS := $(filter-out %_gpu.py,$(wildcard benchmarks/bench_*.py))
 BENCHMARKS := $(filter-out $(patsubst %,benchmarks/bench_%.py,fidelity $(OF_FIDELITY)),$(OTHERS))
 
