@@ -7,6 +7,7 @@ from typing import Any
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 Row = dict[str, Any]
 EQUAL, EXACT = "{}, at an L0 of K", "{}, exactly K"
+SITES = ("model", "site", "method", "fvu", "residual_fvu", "delta_ce", "l0", "lift", "largest head")
 BASELINES = ("greedy", "kmeans", "random", "token_means")
 BESIDE = {
     "default": EQUAL.format("budget"), "default, exactly K": EXACT.format("budget"),
@@ -29,8 +30,9 @@ def tables() -> dict[str, list[Row]]:
         "costs": [_costs_beside_saes(group, _rows("autoencoder_training")) for group in beside],
         "codings": [_coding(row) for row in _rows("codings")],
         "controls": _controls(_rows("controls")),
-        "sites": [_short(row, "model", "site", "method", "fvu", "delta_ce", "lift") for row in _rows("sites")],
+        "sites": [_short(row, *SITES) for row in _rows("sites")],
         "sinks": [_short(row, *row) for row in _rows("sinks")],
+        "effects": [_short(row, *row) for row in _rows("effects")],
         "stability": [_stability(row) for row in _rows("stability")],
         "probing": [_probing(row) for row in _rows("probing")],
     }
