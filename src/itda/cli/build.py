@@ -168,7 +168,7 @@ def build(
                 "Orthogonal pursuit fits by least squares at every step. --refit is for --pursuit mp or gp."
             )
         if exact and stop_at is not None:
-            raise OptionError("--exact gives every row --steps atoms, and --stop-at fewer where that is enough. Give one.")
+            raise OptionError("--exact gives every row --steps atoms, --stop-at fewer where that is enough. Give one.")
         if exact or max_unexplained is not None or stop_at is not None:
             coding = replace(coding, most=None, stop_at=stop_at)
         asked |= {"steps": None, "coding": replace(coding, nonnegative=coding.nonnegative and not signed)}
