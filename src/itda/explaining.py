@@ -18,10 +18,11 @@ from itda.data.heads import name_heads
 from itda.data.mixtures import Ingredient
 from itda.data.provenance import Provenance
 from itda.data.sources import Source
-from itda.errors import CorpusError, OptionError
+from itda.errors import CorpusError, MismatchError, OptionError
 from itda.html import MINUS, PLUS, element, join, table, visible
 from itda.models import tokenizing
 from itda.models.loading import Model, checked_model
+from itda.models.sites import Site
 from itda.models.tokenizing import TokenWindow
 from itda.pursuit import Codes, Coding
 from itda.shown import Quote, Shown, printable
@@ -256,12 +257,18 @@ def place_of(dictionary: Dictionary, model: Model, site: str | None, check_model
                 "This dictionary was built from a bare array and belongs to no place of a model. Where there is a "
                 "site=, say site='resid_post.3'; for all else, build it from a model's activations (itda.capture)."
             )
-        return model.site(site).name
+        return _as_wide(model.site(site), dictionary.width)
     if check_model:
         provenance.model.check_same(model.record, "This dictionary")
     if site is not None and model.site(site).name != provenance.site:
         raise OptionError(f"This dictionary was built at {provenance.site!r}. Got site={site!r}; leave site out.")
-    return provenance.site
+    return _as_wide(model.site(provenance.site), dictionary.width)
+
+
+def _as_wide(site: Site, width: int) -> str:
+    if site.width is not None and site.width != width:
+        raise MismatchError(f"The dictionary has width {width}, and {site.name!r} of this model has {site.width}.")
+    return site.name
 
 
 def _fragment(piece: Piece) -> Markup:

@@ -300,6 +300,8 @@ def test_build_refuses_what_cannot_be(model):
         build(model, Corpus.from_texts(TEXTS), colour=1)
     with pytest.raises(CorpusError, match="ask for fewer"):
         build(model, Corpus.from_texts(TEXTS), tokens=10**6, progress=False)
+    with pytest.raises(OptionError, match="memory must be bytes"):
+        BuildRequest(memory="5XB")
     with pytest.raises(OptionError, match="build_many"):
         build(model, Corpus.from_texts(TEXTS), site=["resid_post.0"])
     with pytest.raises(ModelError, match=r"itda\.load_model"):

@@ -78,7 +78,10 @@ def test_atoms_of_a_real_model_do_more_than_chance(llama, stories):
 
 def test_atoms_are_named_or_drawn(model, dictionary, corpora):
     named = ablate(dictionary, model, corpora[1], atoms=[0, 1, 2], tokens=None, progress=False)
-    assert {effect.atom for effect in named.atoms} <= {0, 1, 2}
+    assert {effect.atom for effect in named.atoms} | set(named.unused) == {0, 1, 2}
+    few = ablate(dictionary, model, corpora[1], atoms=range(24), tokens=8, progress=False)
+    assert few.unused
+    assert f"In no code of these tokens: {few.unused[0]}" in str(few)
     first, second = (ablate(dictionary, model, corpora[1], count=4, seed=3, progress=False) for _ in range(2))
     assert first == second
 

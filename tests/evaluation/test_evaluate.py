@@ -351,6 +351,8 @@ def test_what_cannot_be_evaluated(model, dictionary, corpora):
     other = wrap(tiny.module("Llama", seed=1), tiny.tokenizer(), id="another")
     with pytest.raises(MismatchError, match=r"'another'.*check_model=False"):
         evaluate(dictionary, other, corpora[1])
+    with pytest.raises(MismatchError, match="The dictionary has width 16, and 'resid_post.1' of this model has 32"):
+        evaluate(dictionary, wrap(tiny.wider(), tiny.tokenizer()), corpora[1], check_model=False)
     with pytest.raises(CorpusError, match="no document with text"):
         evaluate(dictionary, model, Corpus.from_texts([]))
     with pytest.raises(OptionError, match="seed must be"):

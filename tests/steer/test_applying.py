@@ -249,6 +249,9 @@ def test_bad_input_is_refused(gpt):
         pass
     with vector.apply(other, check_model=False):
         pass
+    wider = itda.wrap(tiny.wider(), tiny.tokenizer())
+    with pytest.raises(MismatchError, match="has 16 numbers at"), vector.apply(wider, check_model=False):
+        pass
     for strength in (float("nan"), float("inf"), "a lot", None, True):
         with pytest.raises(OptionError, match="finite number"):
             vector.apply(gpt, strength)

@@ -68,6 +68,12 @@ def module(name: str, seed: int = 0) -> Any:
     return kind.from_config(ALL[name]()).eval()
 
 
+def wider() -> Any:
+    """A model of twice the width of the others."""
+    config = t.GPT2Config(vocab_size=VOCABULARY, n_embd=2 * WIDTH, n_layer=DEPTH, n_head=4, n_positions=64)
+    return t.GPT2LMHeadModel(config).eval()
+
+
 def tokenizer(*, begin: bool = True, end: bool = False) -> Any:
     """A byte-level tokenizer: every byte is a token; `<s>` (0) may begin and `</s>` (1) may end a text."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -28,7 +28,7 @@ from itda.errors import ActivationError, OptionError
 from itda.options import in_python, is_whole, one_of, seed_number, whole
 from itda.plugins import Registry
 from itda.pursuit import Coding, default_coding, default_steps
-from itda.pursuit.memory import free
+from itda.pursuit.memory import free, parse
 
 # With a threshold every block is encoded, and larger ones take less time; the atoms are as good.
 _THRESHOLD_BLOCK = 64
@@ -122,6 +122,7 @@ class BuildRequest:
             object.__setattr__(self, "method", "greedy" if of_greedy else "budget")
         one_of("method", self.method, tuple(_BUILDERS))
         seed_number(self.seed)
+        parse(self.memory, torch.device("cpu"))
         if self.coding is not None and not isinstance(self.coding, Coding):
             raise OptionError(f"coding must be an itda Coding. Got {type(self.coding).__name__} instead.")
         if self.steps is not None:

@@ -27,7 +27,7 @@ def build(
         int | None, typer.Option(help="How many atoms; 8 times the width by default, unless a threshold is given.")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(help="How many tokens to read, spread evenly over the documents; all by default.")
+        int | None, typer.Option(help="How many tokens to take, spread evenly over the documents; all by default.")
     ] = None,
     steps: common.Steps = None,
     pursuit: Annotated[

@@ -13,7 +13,7 @@ def extend(
     atoms: Annotated[int, typer.Option(help="How many more.")],
     corpus: common.CorpusPath = None,
     tokens: Annotated[
-        int | None, typer.Option(help="How many tokens to read, spread evenly over the documents; all by default.")
+        int | None, typer.Option(help="How many tokens to take, spread evenly over the documents; all by default.")
     ] = None,
     split_on: common.SplitOn = None,
     text_field: common.TextField = "text",

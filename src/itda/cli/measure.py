@@ -162,7 +162,9 @@ def ablate(
     folder: common.Folder,
     corpus: common.CorpusPath = None,
     atom: Annotated[list[int] | None, typer.Option(help="Which atom; may be given several times.")] = None,
-    count: Annotated[int, typer.Option(help="How many atoms where none is named, the used ones first.")] = 20,
+    count: Annotated[
+        int, typer.Option(help="How many atoms where none is named, drawn as often as codes use them.")
+    ] = 20,
     tokens: Tokens = 10_000,
     steps: common.Steps = None,
     model: common.OtherModel = None,

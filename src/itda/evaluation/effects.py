@@ -66,6 +66,8 @@ class Effects(Shown):
     model: str
     site: str
     atoms: tuple[Effect, ...]
+    unused: tuple[int, ...] = ()
+    """Atoms that were asked for and that no code of the tokens looked at has."""
 
     def to_json(self) -> dict[str, Any]:
         """All numbers as plain values."""
@@ -89,6 +91,8 @@ class Effects(Shown):
             )  # fmt: skip
         yield table
         yield Text("KL at tokens that use the atom, later at those after; random: another direction taken off as far.")
+        if self.unused:
+            yield Text(f"In no code of these tokens: {', '.join(map(str, self.unused))}. More tokens may have them.")
 
 
 class _Window(NamedTuple):
@@ -171,7 +175,8 @@ def ablate(
             if having:
                 found.append(_effect(dictionary, model, model.site(where), atom, having[:windows], generator))
             advance(1)
-    return Effects(model.id, where, tuple(sorted(found, key=lambda effect: -effect.kl)))
+    unused = sorted(set(atoms) - {effect.atom for effect in found})
+    return Effects(model.id, where, tuple(sorted(found, key=lambda effect: -effect.kl)), tuple(unused))
 
 
 def _read(

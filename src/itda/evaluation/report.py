@@ -35,7 +35,7 @@ _COLUMNS = ("FVU", "residual FVU", "ΔCE nats", "CE score", "CE score, mean", "K
 
 
 def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}" if math.isfinite(value) else "undefined"
+    return "" if value is None else f"{value:z.4f}" if math.isfinite(value) else "undefined"
 
 
 def _defined(value: Any) -> Any:
@@ -172,7 +172,7 @@ class Report(Shown):
         quantiles = ", ".join(f"{name} {value:.3f}" for name, value in self.unexplained.items())
         shares = ", ".join(f"{count:,} in {name}" for name, count in self.density.items() if count and name != "never")
         lines = [
-            f"95 % over documents: {ends}",
+            f"95 % over documents: {ends or 'no intervals, since there is one document'}",
             f"unexplained share of a token: {quantiles}",
             f"L0 {self.l0:.1f}, cosine {self.cosine:.4f}, length {self.norm_ratio:.3f} of the activation's, "
             f"shrinkage {self.shrinkage:.3f}",

@@ -206,6 +206,12 @@ class SteeringVector:
         strength = finite_number("strength", strength)
         if check_model and self.model is not None:
             self.model.check_same(model.record, "This steering vector")
+        for name, direction in self.directions.items():
+            width = model.site(name).width
+            if width is not None and width != len(direction):
+                raise MismatchError(
+                    f"The vector has {len(direction)} numbers at {name!r}, where this model's activations have {width}."
+                )
         operator = OPERATORS[op]
         wanted = checked_tokens(tokens)
 
