@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from itda import Corpus, Dictionary, build, build_from_activations, capture, extend, extend_from_activations
+from itda import Corpus, Dictionary, build, build_from_activations, capture, extend, extend_from_activations, wrap
 from itda.errors import ActivationError, CorpusError, MismatchError, OptionError, ShapeError
 from support import tiny
 from support.signals import coherent
@@ -31,6 +31,15 @@ def test_old_atoms_keep_their_numbers(dictionary, grown, model, tmp_path):
     assert (grown.build.method, grown.build.options["had"]) == ("extend", 40)
     grown.save_pretrained(tmp_path / "d")
     assert torch.equal(Dictionary.from_pretrained(tmp_path / "d").atoms, grown.atoms)
+
+
+def test_a_model_that_is_said_to_be_as_good_is_taken(dictionary):
+    other = wrap(tiny.module("Llama", seed=1), tiny.tokenizer(), id="another")
+    with pytest.raises(MismatchError, match="'another'"):
+        extend(dictionary, other, Corpus.from_texts(MORE), atoms=8, progress=False)
+    grown = extend(dictionary, other, Corpus.from_texts(MORE), atoms=8, check_model=False, progress=False)
+    assert len(grown) == 48
+    assert grown.provenance.model == dictionary.provenance.model
 
 
 def test_new_atoms_are_real_activations(grown, model):

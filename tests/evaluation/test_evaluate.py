@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -188,6 +189,20 @@ def test_documents_it_was_built_from_are_left_out(model, dictionary, corpora, re
     assert (both.tokens, both.fvu, both.delta_ce) == (report.tokens, report.fvu, report.delta_ce)
     with pytest.raises(CorpusError, match="built from all 21 documents"):
         evaluate(dictionary, model, corpora[0], progress=False)
+
+
+def test_text_that_was_cut_otherwise_is_warned_about(model, tmp_path):
+    from itda.evaluation import PerhapsSeenWarning
+
+    (tmp_path / "kings.txt").write_text("\n\n".join(TEXTS))
+    cut = Corpus.from_files(tmp_path / "kings.txt", split_on="\n\n")
+    own = build(model, cut.split(held_out=0.3, seed=0)[0], site="resid_post.1", atoms=48, progress=False)
+    with pytest.warns(PerhapsSeenWarning, match="built from kings.txt too, and none of these 1 documents"):
+        report = evaluate(own, model, Corpus.from_files(tmp_path / "kings.txt"), progress=False)
+    assert "no intervals, since there is one document" in str(report)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PerhapsSeenWarning)
+        evaluate(own, model, cut, progress=False)
 
 
 def test_the_same_seed_gives_the_same_report(model, dictionary, corpora, report):

@@ -73,6 +73,9 @@ def extend(
     if not other.ids:
         raise CorpusError(f"The dictionary was built from all documents of {corpus.name}. Give other text.")
     found = capture_like(dictionary, model, other, tokens=tokens, seed=seed, check_model=check_model, progress=progress)
+    if not check_model:  # said to be as good as the dictionary's own
+        own = dictionary.provenance.model if dictionary.provenance else found.provenance.model
+        found = Activations(found.rows, found.sources, replace(found.provenance, model=own), found.documents)
     return extend_from_activations(dictionary, found, atoms=atoms, seed=seed, progress=progress)
 
 

@@ -1,7 +1,7 @@
 """What a dictionary is worth on text it has not seen."""
 
 from itda.evaluation.effects import Effect, Effects, ablate
-from itda.evaluation.held_out import evaluate, held_out_of, tally_windows
+from itda.evaluation.held_out import PerhapsSeenWarning, evaluate, held_out_of, tally_windows
 from itda.evaluation.judging import Judge, Judgement, judge_atoms
 from itda.evaluation.measuring import Tally
 from itda.evaluation.probing import ProbeReport, probe
@@ -15,6 +15,7 @@ __all__ = [
     "Effects",
     "Judge",
     "Judgement",
+    "PerhapsSeenWarning",
     "ProbeReport",
     "Readability",
     "Report",

@@ -1,5 +1,6 @@
 """One pass over held-out windows: how much of the activations, and of the predictions, is kept."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,11 @@ from itda.pursuit import Coding, chosen_coding
 from itda.shapes import finite
 
 _LOGIT_BYTES = 2**28  # log-probabilities (B, T, vocabulary) of one batch
+_NAMELESS = "texts"  # what corpora of texts are called if nobody says
+
+
+class PerhapsSeenWarning(UserWarning):
+    """Text that may be what a dictionary was built from, in other documents."""
 
 
 def evaluate(
@@ -76,6 +82,7 @@ def evaluate(
 def held_out_of(dictionary: Dictionary, corpus: Corpus) -> tuple[Corpus, int]:
     """The documents of a corpus that a dictionary was not built from, and how many others there are.
 
+    Warns where none is excluded though the corpus has the name of the one it was built from.
     Raises: CorpusError if none is left.
     """
     if not isinstance(corpus, Corpus):
@@ -89,6 +96,14 @@ def held_out_of(dictionary: Dictionary, corpus: Corpus) -> tuple[Corpus, int]:
             f"The dictionary was built from all {excluded:,} documents of {corpus.name}, so none is held out. "
             "Give other text, or hold documents out before building: train, held_out = corpus.split()."
         )
+    built_of = dictionary.provenance.corpus_name.partition(" less ")[0] if dictionary.provenance else ""
+    if not excluded and corpus.name == built_of != _NAMELESS:
+        message = (
+            f"The dictionary was built from {corpus.name} too, and none of these {len(corpus.ids):,} documents is one "
+            "it knows: was the text cut otherwise then (split_on, text_field)? Documents are known by their exact "
+            "text, so these numbers may be of text that it has seen."
+        )
+        warnings.warn(message, PerhapsSeenWarning, stacklevel=3)
     return corpus.without(built_from), excluded
 
 

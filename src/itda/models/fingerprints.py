@@ -87,7 +87,7 @@ class ModelRecord:
             raise MismatchError(
                 f"{what} belongs to the model {self.id!r} (configuration {self.config[:8]}, weights "
                 f"{_short(self)}). Got {other.id!r} (configuration {other.config[:8]}, weights {_short(other)}). "
-                "Load that model, or go on all the same with check_model=False (--any-model)."
+                "Load that model, or go on all the same, where there is check_model=False (--any-model)."
             )
         if self.tokenizer != other.tokenizer:
             raise MismatchError(
