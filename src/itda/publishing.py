@@ -161,7 +161,7 @@ def _facts(dictionary: Dictionary) -> dict[str, str]:
             "corpus": f"{provenance.corpus_name}, {len(dictionary.documents):,} documents",
         }
     facts["built by"] = f"{build.method}, from {build.rows:,} activations" if build.rows else build.method
-    if build.rows:
+    if build.unexplained is not None and build.rows:
         facts["unexplained share"] = f"{build.unexplained:.1%} on a sample of those"
     facts["versions"] = ", ".join(f"{name} {number}" for name, number in build.versions.items())
     return facts

@@ -47,6 +47,13 @@ def test_it_is_a_pure_function(parts, tmp_path):
     assert torch.equal(loaded.norms, one.norms)
 
 
+def test_what_was_measured_on_no_row_is_not_said(parts, tmp_path):
+    merged = itda.merge(parts[:2])
+    assert merged.build.unexplained is None
+    merged.save_pretrained(tmp_path / "merged")
+    assert itda.Dictionary.from_pretrained(tmp_path / "merged").build.unexplained is None
+
+
 def test_means_are_those_of_all_rows(model, parts):
     whole = itda.build(model, itda.Corpus.from_texts(TEXTS), atoms=40, **OPTIONS)
     merged = itda.merge(parts)

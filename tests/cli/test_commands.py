@@ -164,7 +164,10 @@ def test_merge(run, place):
         run("build", "model", "--corpus", "half.json", "--site", "resid_post.1", "--atoms", 30, "--out", f"half-{part}")
     run("capture", "model", "--corpus", "texts.json", "--site", "resid_post.1", "--out", "merge-store")
     halves = ["half-0", "half-1", "--atoms", 40]
-    assert "the best of 60 atoms of 2 dictionaries" in run("merge", *halves, "--out", "merged")
+    printed = run("merge", *halves, "--out", "merged")
+    assert "the best of 60 atoms of 2 dictionaries" in printed
+    assert "not measured on any rows" in printed
+    assert "unexplained not measured: it was merged without rows" in " ".join(run("info", "merged").split())
     facts = json.loads(run("merge", *halves, "--store", "merge-store", "--out", "merged", "--overwrite", "--json"))
     assert (facts["atoms"], facts["build"]["method"]) == (40, "merge")
     assert facts["build"]["options"]["rows"] > 1000

@@ -123,7 +123,7 @@ def merge(
             },
             rows=int(weights.sum()),
             threshold=min((t for part in parts if (t := part.build.threshold) is not None), default=None),
-            unexplained=round(float(codes.unexplained.mean()), 6),
+            unexplained=None if rows is None else round(float(codes.unexplained.mean()), 6),
             notes=notes,
             versions=library_versions(),
         ),

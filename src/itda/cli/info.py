@@ -47,8 +47,11 @@ def info(folder: common.Folder, json: common.Json = False) -> None:
     examples = ": the texts are examples, not names" if dictionary.by_example else ""
     lines.append(f"built       {build.method}{made}; {_KINDS[dictionary.kind]}{examples}")
     lines.append(f"coding      {dictionary.coding}")
-    if build.rows:
-        lines.append(f"unexplained {build.unexplained:.1%} on a sample of the rows it was built from")
+    if build.rows and build.unexplained is None:
+        lines.append("unexplained not measured: it was merged without rows (itda merge --store measures, evaluate too)")
+    elif build.rows:
+        which = "the rows that atoms were added from" if build.method == "extend" else "the rows it was built from"
+        lines.append(f"unexplained {build.unexplained:.1%} of a row in the mean, on a sample of {which}")
     lines.append(f"versions    {', '.join(f'{name} {number}' for name, number in build.versions.items())}")
     lines += [f"note        {note}" for note in build.notes]
     table = Table("uses", "atom", "text", show_edge=False, pad_edge=False, title="most used", title_justify="left")

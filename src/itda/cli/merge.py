@@ -50,3 +50,9 @@ def merge(
         return
     print(f"{out}: {dictionary}")
     print(f"  the best of {sum(map(len, parts)):,} atoms of {len(parts)} dictionaries")
+    if dictionary.build.unexplained is None:
+        print(
+            "  not measured on any rows, and how many atoms a code has is as in the parts; --store measures and sets it"
+        )
+    else:
+        print(f"  {dictionary.build.unexplained:.1%} unexplained on the rows of the store")

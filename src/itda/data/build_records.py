@@ -17,8 +17,9 @@ class BuildRecord:
     threshold: float | None
     """The smallest novelty of any atom when it was added: unexplained share, or 1 - cos in paper mode. None for methods
     that do not take one row after the other."""
-    unexplained: float
-    """Mean unexplained share of a sample of those rows, with the finished dictionary."""
+    unexplained: float | None
+    """Mean unexplained share of a sample of those rows, with the finished dictionary; of an extended one, of the rows
+    that its last atoms were chosen from. None where parts were merged without any rows to measure on."""
     notes: tuple[str, ...] = ()
     """What a user should know: what was skipped, or could not be done as asked."""
     versions: Mapping[str, str] = field(default_factory=dict)

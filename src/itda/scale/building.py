@@ -168,6 +168,8 @@ def _merged(folder: Path, shards: int, site: str, request: BuildRequest, width: 
     wanted = _wanted(request, width, rows)
     if wanted is None:
         merged = merge(parts, max_unexplained=request.max_unexplained)
+        unexplained = round(float(merged.encode(torch.cat(samples)).unexplained.mean()), 6)
+        merged = replace(merged, build=replace(merged.build, unexplained=unexplained))
     else:
         merged = merge(parts, atoms=min(wanted, sum(map(len, parts))), rows=torch.cat(samples))
         if len(merged) < wanted:

@@ -67,7 +67,7 @@ def summary(records: Records) -> list[tuple[str, str]]:
         ("method", build["method"]),
         ("coding", steps + (", nothing subtracted" if coding["nonnegative"] else ", signed")),
     ]
-    if build["rows"]:
+    if build["rows"] and build["unexplained"] is not None:
         lines.append(("unexplained when built", f"{build['unexplained']:.1%} of an activation, in the mean"))
     if len(records.tokens):
         used = int((records.counts > 0).sum())
