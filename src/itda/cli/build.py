@@ -235,5 +235,5 @@ def build(
     if json:
         common.print_json(said[0] if len(said) == 1 else said)
     else:
-        text = "TEXT" if store else common.as_typed(corpus, split_on, text_field, encoding_errors)
+        text = "OTHER-TEXT" if store or not held_out else common.as_typed(corpus, split_on, text_field, encoding_errors)
         print(f"Next: itda evaluate {shlex.quote(str(next(iter(targets.values()))))} --corpus {text}")
