@@ -64,10 +64,6 @@ WAYS = {
     "to a threshold": {"max_unexplained": 0.3, "atoms": None},
     "small pool": {"method": "budget", "pool": 100},
     "mixture": {"method": "mixture"},
-    "learned": {"method": "learned"},
-    "kmeans": {"method": "kmeans"},
-    "random": {"method": "random"},
-    "token means": {"method": "token_means", "atoms": 20},
 }
 
 
@@ -93,11 +89,13 @@ def test_goes_on_to_the_same_bytes(model, corpus, tmp_path, blocks, whole):
     assert {site: saved(resumed[site], tmp_path / site) for site in SITES} == expected
 
 
-@pytest.mark.parametrize("blocks", [1, 4])
-def test_a_build_from_rows_goes_on_too(tmp_path, blocks, monkeypatch):
+@pytest.mark.parametrize(
+    ("blocks", "method"), [(1, "budget"), *((4, name) for name in ("budget", "learned", "kmeans", "random", "snmf"))]
+)
+def test_a_build_from_rows_goes_on_too(tmp_path, blocks, method, monkeypatch):
     monkeypatch.setattr("itda.building.running._ROWS_AT_ONCE", 300)
     rows, _ = coherent(2000, 24, 10)
-    options = {"atoms": 80, "steps": 4, "progress": False}
+    options = {"method": method, "atoms": 80, "steps": 4, "progress": False}
     whole = itda.build_from_activations(rows, **options)
     with pytest.MonkeyPatch.context() as patch:
         stop_after(blocks, patch)
@@ -105,6 +103,16 @@ def test_a_build_from_rows_goes_on_too(tmp_path, blocks, monkeypatch):
             itda.build_from_activations(rows, checkpoint=tmp_path / "checkpoint", every=0, **options)
     resumed = itda.build_from_activations(rows, checkpoint=tmp_path / "checkpoint", **options)
     assert saved(resumed, tmp_path / "resumed") == saved(whole, tmp_path / "whole")
+
+
+def test_token_means_go_on_too(model, corpus, tmp_path):
+    options = {**OPTIONS, "method": "token_means", "atoms": 20, "site": SITES[0]}
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(2, patch)
+        with pytest.raises(Stop):
+            itda.build(model, corpus, checkpoint=tmp_path / "checkpoint", every=0, **options)
+    resumed = itda.build(model, corpus, checkpoint=tmp_path / "checkpoint", **options)
+    assert resumed.fingerprint == itda.build(model, corpus, **options).fingerprint
 
 
 @pytest.fixture
