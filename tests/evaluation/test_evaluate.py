@@ -203,6 +203,7 @@ def test_text_that_was_cut_otherwise_is_warned_about(model, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", PerhapsSeenWarning)
         evaluate(own, model, cut, progress=False)
+        evaluate(own, model, cut.without(own.documents), progress=False)
 
 
 def test_the_same_seed_gives_the_same_report(model, dictionary, corpora, report):

@@ -186,6 +186,11 @@ class Corpus:
             self._part(ranked[:count], f"{held_out:g} held out of {self.name}"),
         )
 
+    @property
+    def is_part(self) -> bool:
+        """Whether it is certain documents of another corpus."""
+        return self._chosen is not None
+
     def without(self, ids: Collection[str]) -> "Corpus":
         """The corpus less the documents with these ids.
 

@@ -97,7 +97,7 @@ def held_out_of(dictionary: Dictionary, corpus: Corpus) -> tuple[Corpus, int]:
             "Give other text, or hold documents out before building: train, held_out = corpus.split()."
         )
     built_of = dictionary.provenance.corpus_name.partition(" less ")[0] if dictionary.provenance else ""
-    if not excluded and corpus.name == built_of != _NAMELESS:
+    if not excluded and not corpus.is_part and corpus.name == built_of != _NAMELESS:
         message = (
             f"The dictionary was built from {corpus.name} too, and none of these {len(corpus.ids):,} documents is one "
             "it knows: was the text cut otherwise then (split_on, text_field)? Documents are known by their exact "
