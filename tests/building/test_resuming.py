@@ -167,6 +167,14 @@ def test_what_was_built_of_texts_that_vanish_is_kept(model, files, tmp_path, way
     assert 0 < more <= len(blocks) - 4
 
 
+def test_what_fails_at_once_leaves_nothing_in_the_way(model, tmp_path):
+    with pytest.raises(CorpusError, match="ask for fewer"):
+        itda.build(
+            model, itda.Corpus.from_texts(tiny.KINGS), checkpoint=tmp_path / "checkpoint", tokens=10**6, **OPTIONS
+        )
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_what_was_captured_of_texts_that_vanish_is_kept(model, files, tmp_path):
     from itda.data.entry_writing import EntryWriter
 

@@ -32,10 +32,8 @@ from itda.pursuit.memory import free, parse
 
 # With a threshold every block is encoded, and larger ones take less time; the atoms are as good.
 _THRESHOLD_BLOCK = 64
-_POOL_BYTES, _ROW_BYTES = (
-    8,
-    400,
-)  # of a pool, for each number: kept as it came, and worked on; and for each row's source
+_POOL_BYTES = 8  # for each number of a pool: kept as it came, and worked on once more
+_ROW_BYTES = 400  # for the source of each row
 
 Way = tuple[type[Builder], type[BuildOptions]]
 """A builder and the options it takes."""

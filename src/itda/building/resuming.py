@@ -66,7 +66,7 @@ def save(checkpoint: Checkpoint | None, builders: Builders, after: After) -> Non
 
     Raises: OutputError.
     """
-    if checkpoint and builders:
+    if checkpoint:
         checkpoint.save(_state(builders, after))
 
 

@@ -127,20 +127,22 @@ class Checkpoint:
 
 
 def saved_first(blocks: Iterable[T], save: Callable[[], None]) -> Iterator[T]:
-    """Blocks one by one; where the next one cannot be had, what was made of those before it is saved.
+    """Blocks one by one; where the next one cannot be had, what was made of those before it is saved, if there are any.
 
     A corpus may vanish under a long build, and a model run out of memory.
     """
-    source = iter(blocks)
+    source, begun = iter(blocks), False
     while True:
         try:
             block = next(source)
         except StopIteration:
             return
         except Exception:
-            save()
+            if begun:
+                save()
             raise
         yield block
+        begun = True
 
 
 def check_same_run(there: Mapping[str, Any], here: Mapping[str, Any], folder: Path) -> None:
